@@ -1,0 +1,133 @@
+"""Sentences on what a study could have had for less: idle GPUs, memory asked for and not used, time lost
+or waited.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import TYPE_CHECKING, Any
+
+from shoal.results.data import Attempt, StudyData
+from shoal.results.read import read_usage_samples
+from shoal.units import UnitError, format_size, parse_size
+
+if TYPE_CHECKING:
+    from shoal.results.usage import Usage
+
+__all__ = ["advice"]
+
+#: Below these, saying something would be noise: attempts to judge from, and hours that a hint must be about.
+_ENOUGH = 3
+_HOURS = 0.05
+_LOOK_AT = 20
+
+
+def advice(data: StudyData, usage: Usage) -> list[str]:
+    """Return advice for a study's usage, what weighs most first.
+
+    Only attempts that succeeded are judged, and only where there are at least three of them.
+    """
+    found: list[tuple[float, str]] = []
+    for hours in usage.by["step"]:
+        good = [a for t in data.of_step(hours.name) for a in t.attempts if a.outcome == "succeeded"]
+        if len(good) < _ENOUGH or hours.run < _HOURS:
+            continue
+        gpu = _gpus(hours.name, good, hours.gpu)
+        if gpu:
+            found.append((hours.gpu, gpu))
+        memory = _memory(hours.name, good)
+        if memory:
+            found.append((hours.run * 0.1, memory))
+        cores = _cores(hours.name, good)
+        if cores:
+            found.append((hours.run * 0.1, cores))
+    total = usage.total
+    if total.run > _HOURS and total.wasted > 0.1 * total.run:
+        share = total.wasted / total.run
+        found.append(
+            (
+                total.wasted,
+                f"{share:.0%} of the run time was lost to attempts that had to be repeated: "
+                f"checkpoint more often (to {{checkpoints}}), or fix what failed before starting the rest.",
+            )
+        )
+    if total.queue > 2 * total.run > 2 * _HOURS:
+        found.append(
+            (
+                total.run,
+                f"Tasks waited {total.queue / total.run:.0f} times as long as they ran: a wider list of "
+                f"gpu_type, smaller "
+                f"requests or a lower max_parallel would show the wait for what it is.",
+            )
+        )
+    return [text for _, text in sorted(found, key=lambda pair: -pair[0])]
+
+
+def _gpus(step: str, good: list[Attempt], hours: float) -> str | None:
+    held = [a for a in good if a.gpus]
+    uses = [float(a.usage["gpu_mean"]) for a in held if isinstance(a.usage.get("gpu_mean"), int | float)]
+    if hours < _HOURS or len(uses) < _ENOUGH:
+        return None
+    idle = _idle_gpus(held)
+    if idle:
+        return idle.format(step=step)
+    median = statistics.median(uses)
+    if median < 0.02:
+        return (
+            f"{step} holds a GPU and does not use it: ask for none, and {hours:.1f} GPU-hours go to others."
+        )
+    if median < 0.4:
+        return (
+            f"{step} used its GPUs at {median:.0%} in the median: more data-loading workers (cpu), a "
+            f"larger batch, or a "
+            f"smaller GPU would do the same work for less."
+        )
+    return None
+
+
+def _idle_gpus(held: list[Attempt]) -> str | None:
+    """Tell of attempts that hold several GPUs and keep only some of them busy."""
+    several = [a for a in held if a.gpus > 1][-_LOOK_AT:]
+    busy: list[int] = []
+    for attempt in several:
+        uses: dict[Any, list[float]] = {}
+        for sample in read_usage_samples(attempt.folder):
+            for gpu in sample.get("gpus") or ():
+                if isinstance(gpu, dict) and isinstance(gpu.get("use"), int | float):
+                    uses.setdefault(gpu.get("index"), []).append(float(gpu["use"]))
+        means = [statistics.fmean(found) for found in uses.values()]
+        if len(means) > 1 and max(means) > 0.05:
+            busy.append(sum(m > 0.05 for m in means))
+    if len(busy) < _ENOUGH or max(busy) >= min(a.gpus for a in several):
+        return None
+    gpus = several[0].gpus
+    return f"{{step}} holds {gpus} GPUs and uses {max(busy)}: ask for {max(busy)}, or start it with torchrun."
+
+
+def _memory(step: str, good: list[Attempt]) -> str | None:
+    try:
+        asked = parse_size(good[-1].resources.get("memory"))
+    except UnitError:
+        return None
+    peaks = [
+        float(a.usage["memory_peak"]) for a in good if isinstance(a.usage.get("memory_peak"), int | float)
+    ]
+    if len(peaks) < _ENOUGH or max(peaks) > 0.5 * asked or asked < 2 * 1024**3:
+        return None
+    enough = max(1, math.ceil(max(peaks) * 1.3 / 1024**3))
+    return (
+        f"{step} asks for {format_size(asked)} of memory and used at most {format_size(max(peaks))}: "
+        f"{enough}Gi would do."
+    )
+
+
+def _cores(step: str, good: list[Attempt]) -> str | None:
+    used = [float(a.usage["cpu_mean"]) for a in good if isinstance(a.usage.get("cpu_mean"), int | float)]
+    cores = good[-1].cpus
+    if cores < 4 or len(used) < _ENOUGH or max(used) > 0.4 * cores:
+        return None
+    return (
+        f"{step} asks for {cores:g} cores and used {max(used):.1f} at most: "
+        f"{max(1, math.ceil(max(used) * 1.25))} would do."
+    )

@@ -1,0 +1,72 @@
+"""Usage as tables for a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shoal.results.usage import Hours, Usage, duration
+from shoal.units import format_size
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table as RichTable
+
+__all__ = ["headline", "usage_rich"]
+
+
+def headline(usage: Usage) -> str:
+    """Return one sentence on what the study cost."""
+    total = usage.total
+    if not total.attempts:
+        return "Nothing has run yet."
+    what = f"{total.gpu:,.1f} GPU-hours" if total.gpu else f"{duration(total.run)} of run time"
+    text = f"{what} in {duration(usage.wall)} of wall-clock"
+    if usage.speedup and usage.speedup > 1.1:
+        text += f"; one after another {duration(total.run)}, {usage.speedup:.1f} times as long"
+    if total.wasted:
+        lost = f"{total.gpu_wasted:,.1f} GPU-h" if total.gpu_wasted else duration(total.wasted)
+        text += f"; {lost} wasted"
+    recovered = sum(usage.recovered.values())
+    if recovered:
+        text += f"; {recovered} {'loss' if recovered == 1 else 'losses'} of a machine recovered"
+    return text + "."
+
+
+def usage_rich(usage: Usage) -> RenderableType:
+    """Return headline, one table a grouping, and advice."""
+    from rich.console import Group
+    from rich.text import Text
+
+    parts: list[RenderableType] = [Text(headline(usage)), Text("")]
+    parts += [_table(name, groups) for name, groups in usage.by.items() if groups]
+    parts += [Text(f"advice  {text}") for text in usage.advice]
+    return Group(*parts)
+
+
+def _table(name: str, groups: list[Hours]) -> RichTable:
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    gpu = any(g.gpu for g in groups)
+    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(Text(f"by {name}"))
+    heads = [
+        "tasks",
+        "attempts",
+        "queued",
+        "run",
+        "wasted",
+        *(["GPU-h", "GPU use"] if gpu else []),
+        "CPU-h",
+        "memory",
+    ]
+    for head in heads:
+        table.add_column(head, justify="right")
+    for g in groups:
+        cells = [f"{g.tasks:,}", f"{g.attempts:,}", duration(g.queue), duration(g.run), duration(g.wasted)]
+        if gpu:
+            cells += [f"{g.gpu:,.1f}", "" if g.gpu_use is None else f"{g.gpu_use:.0%}"]
+        cells += [f"{g.cpu:,.1f}", "" if g.memory_peak is None else format_size(g.memory_peak)]
+        table.add_row(Text(g.name), *cells)
+    return table
