@@ -1,1 +1,7 @@
-"""runner."""
+"""Decides: what starts when, what follows a failure, what a request from outside changes."""
+
+from shoal.runner.control import Request, ask
+from shoal.runner.progress import Phase, Progress, StepProgress
+from shoal.runner.runner import Runner, Summary
+
+__all__ = ["Phase", "Progress", "Request", "Runner", "StepProgress", "Summary", "ask"]

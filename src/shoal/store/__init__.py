@@ -1,1 +1,20 @@
-"""store."""
+"""Where outputs and results live: the one truth about what has been done."""
+
+from shoal.store.index import AttemptRecord, Snapshot, TaskRecord, read_json, read_task
+from shoal.store.layout import Store, StudyStore, TaskFolder, open_store
+from shoal.store.lock import RunnerLock, holder, user_name
+
+__all__ = [
+    "AttemptRecord",
+    "RunnerLock",
+    "Snapshot",
+    "Store",
+    "StudyStore",
+    "TaskFolder",
+    "TaskRecord",
+    "holder",
+    "open_store",
+    "read_json",
+    "read_task",
+    "user_name",
+]

@@ -1,0 +1,60 @@
+"""The command line: one module a verb, thin over the engine. Nothing heavy is imported before a verb needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from shoal.cli import approve, gc, logs, plan, report, results, retry, run, schema, status, stop, usage
+from shoal.errors import ShoalError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="shoal",
+    help="One short study file becomes hundreds of trained, compared models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for verb in (plan, run, status, logs, stop, retry, approve, results, usage, report, gc, schema):
+    verb.register(app)
+
+
+@app.callback()
+def _shoal(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"shoal {installed('shoal')}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point of ``shoal``: a mistake ends in one message and an exit code, never in a traceback."""
+    try:
+        app()
+    except ShoalError as error:
+        _say(f"error: {error}" if "\n" not in str(error) or error.hint else str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output has gone (`shoal plan | head`): nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        _say(f"error: {place}{error.strerror or error}")
+        sys.exit(1)
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)

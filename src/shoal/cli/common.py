@@ -1,0 +1,178 @@
+"""What the verbs share: their arguments, and the way from these to a study, a plan and a store."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shoal.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from shoal.executors import Executor
+    from shoal.plan import Plan
+    from shoal.store import Store, StudyStore
+
+StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY", help="The study file.", show_default=False)]
+ProfileOption = Annotated[
+    str | None,
+    typer.Option("--profile", "-p", metavar="NAME", help="Apply a profile of the study.", show_default=False),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="Override a value of the study; may be given several times.",
+        show_default=False,
+    ),
+]
+StoreOption = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="URL",
+        help="Where results live [default: SHOAL_STORE, the study's own, or 'runs' beside the study file].",
+        show_default=False,
+    ),
+]
+OnOption = Annotated[
+    str | None, typer.Option("--on", metavar="CLUSTER", help="Where to run: local or debug.", show_default=False)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+
+EXECUTORS = ("local", "debug")
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A study, planned, and its part of the store."""
+
+    plan: Plan
+    store: StudyStore
+    root: Store
+    profile: str | None
+
+
+def open_study(
+    file: Path,
+    *,
+    profile: str | None = None,
+    overrides: list[str] | None = None,
+    store: str | None = None,
+    as_last_run: bool = False,
+) -> Opened:
+    """Load and plan a study, and find its store.
+
+    Args:
+        file: the study file.
+        profile: name of a profile.
+        overrides: ``--set`` items.
+        store: ``--store``.
+        as_last_run: where neither a profile nor an override is named, take those of the last run, so that ``shoal status``
+            after ``shoal run --profile smoke`` speaks of the same tasks.
+    """
+    from shoal.plan import build
+    from shoal.store import open_store, read_json
+    from shoal.study import load_study
+
+    study = load_study(file, profile=profile, overrides=overrides or ())
+    root = open_store(store, beside=study.folder, default=study.store)
+    mine = root.study(study.study)
+    if as_last_run and profile is None and not overrides:
+        last = read_json(mine.plan) or {}
+        profile, overrides = last.get("profile"), last.get("set")
+        if profile or overrides:
+            words = [f"--profile {profile}"] if profile else []
+            words += [f"--set {item}" for item in overrides or ()]
+            typer.echo(f"(as last run: {' '.join(words)})", err=True)
+            study = load_study(file, profile=profile, overrides=overrides or ())
+    return Opened(build(study), mine, root, profile)
+
+
+def open_executor(name: str | None) -> Executor:
+    """The executor of ``--on``.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    if name in (None, "local"):
+        from shoal.executors.local import LocalExecutor
+
+        return LocalExecutor()
+    if name == "debug":
+        from shoal.executors.debug import DebugExecutor
+
+        return DebugExecutor()
+    check_executor(name)
+    raise AssertionError(name)
+
+
+def check_executor(name: str | None) -> None:
+    """Refuse a name of ``--on`` that is nothing.
+
+    Raises:
+        UsageError: there is no such place to run.
+    """
+    if name is not None and name not in EXECUTORS:
+        raise UsageError(
+            f"--on {name}: there is no such place to run",
+            hint="This version runs on this machine: --on local (the default) or --on debug (one task after another, "
+            "its output in this terminal).",
+        )
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A rich console; plain text when not a terminal."""
+    from rich.console import Console
+
+    width = None if (sys.stderr if stderr else sys.stdout).isatty() else 120
+    return Console(stderr=stderr, width=width, highlight=False, soft_wrap=False)
+
+
+def print_json(data: Any) -> None:
+    """Print JSON on standard output."""
+    import json
+
+    typer.echo(json.dumps(data, ensure_ascii=False, indent=None if len(str(data)) > 20_000 else 1))
+
+
+def duration(seconds: float) -> str:
+    """A length of time for people: ``48 s``, ``3 min``, ``2 h 11 min``, ``3 d 4 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes:02d} min"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h"
+
+
+def size(bytes_: float) -> str:
+    """A size for people, in binary units as study files write them: ``24Gi``."""
+    for unit in ("", "Ki", "Mi", "Gi", "Ti"):
+        if abs(bytes_) < 1024 or unit == "Ti":
+            return f"{bytes_:.3g}{unit}"
+        bytes_ /= 1024
+    raise AssertionError
+
+
+def asks(resources: Any) -> str:
+    """What a task asks for, in a few words: ``2 gpu 4 cpu 24Gi``."""
+    words = []
+    if resources.gpu:
+        words.append(f"{resources.gpu} gpu")
+    words.append(f"{resources.cpu:g} cpu")
+    if resources.memory:
+        words.append(size(resources.memory))
+    if resources.nodes > 1:
+        words.append(f"x {resources.nodes} nodes")
+    return " ".join(words)

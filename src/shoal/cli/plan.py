@@ -1,0 +1,161 @@
+"""``shoal plan``: what would run, and why."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from shoal.cli.common import (
+    JsonOption,
+    OnOption,
+    Opened,
+    ProfileOption,
+    SetOption,
+    StoreOption,
+    StudyArgument,
+    asks,
+    check_executor,
+    console,
+    duration,
+    open_study,
+    print_json,
+)
+
+if TYPE_CHECKING:
+    from shoal.store import Snapshot
+    from shoal.store.state import TaskState
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("plan")(plan)
+
+
+def plan(
+    study: StudyArgument,
+    profile: ProfileOption = None,
+    set_: SetOption = None,
+    store: StoreOption = None,
+    on: OnOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show what would run, and why. Starts nothing and writes nothing."""
+    from shoal.store import Snapshot
+    from shoal.store.sources import read_sources
+    from shoal.store.state import survey
+
+    check_executor(on)
+    opened = open_study(study, profile=profile, overrides=set_, store=store)
+    snapshot = Snapshot.read(opened.store, opened.plan.order)
+    states = survey(opened.plan, snapshot, read_sources(opened.plan.study))
+    if json:
+        print_json(as_json(opened, states))
+    else:
+        _show(opened, snapshot, states, study, profile)
+
+
+def as_json(opened: Opened, states: dict[str, TaskState]) -> dict[str, Any]:
+    """The plan for a program: keys as in ``docs/reference/cli.md``."""
+    return {
+        "study": opened.plan.study.study,
+        "tasks": [
+            {
+                "id": task.id,
+                "step": task.step,
+                "params": task.params,
+                "needs": list(task.needs),
+                "state": str(states[task.id].state),
+                "reason": None if states[task.id].reason is None else str(states[task.id].reason),
+            }
+            for task in opened.plan.tasks.values()
+        ],
+    }
+
+
+def _show(opened: Opened, snapshot: Snapshot, states: dict[str, TaskState], file: Any, profile: str | None) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from shoal.plan import resources_of
+    from shoal.store.state import State
+
+    out = console()
+    title = opened.plan.study.title
+    head = f"[bold]{opened.plan.study.study}[/bold]" + (f" · {_plain(title)}" if title else "")
+    out.print(head)
+    out.print(Text(f"store {opened.store.root}", style="dim"))
+    out.print()
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    table.add_column("step")
+    for name in ("tasks", "done", "run"):
+        table.add_column(name, justify="right")
+    table.add_column("why")
+    table.add_column("each")
+    table.add_column("estimate", justify="right")
+    total = Counter[str]()
+    estimates: list[float] = []
+    rested = 0
+    for name in opened.plan.order:
+        tasks = opened.plan.of_step(name)
+        counts = Counter(states[task.id].state for task in tasks)
+        why = Counter(str(states[task.id].reason) for task in tasks if states[task.id].reason is not None)
+        run = counts[State.TODO]
+        words = [f"{count} {reason}" for reason, count in why.most_common()]
+        if counts[State.RUNNING]:
+            words.insert(0, f"{counts[State.RUNNING]} running now")
+        seconds = [
+            float(record.result.get("seconds") or 0.0)
+            for task in tasks
+            if (record := snapshot.tasks.get(task.id)) is not None and record.result is not None
+        ]
+        rested += len(seconds)
+        estimate = statistics.median(seconds) * run if seconds and run else None
+        if estimate is not None:
+            estimates.append(estimate)
+        gate = opened.plan.study.steps[name].gate is not None
+        table.add_row(
+            Text(name, style="cyan"),
+            str(len(tasks)),
+            Text(
+                str(counts[State.DONE]) if counts[State.DONE] else "-", style="green" if counts[State.DONE] else "dim"
+            ),
+            Text(str(run) if run else "-", style="bold" if run else "dim"),
+            Text(" · ".join(words)),
+            Text("a person" if gate else _each(opened, name, resources_of), style="dim"),
+            Text(f"~{duration(estimate)}" if estimate is not None else "", style="dim"),
+        )
+        total["tasks"] += len(tasks)
+        total["run"] += run
+        total["gate"] += counts[State.GATE]
+    out.print(table)
+    out.print()
+    option = f" --profile {profile}" if profile else ""
+    if estimates:
+        out.print(
+            Text(
+                f"Estimates rest on {rested} finished tasks of this study (median), one after another: "
+                f"~{duration(sum(estimates))}.",
+                style="dim",
+            )
+        )
+    if total["run"]:
+        out.print(f"{total['run']} of {total['tasks']} tasks to run. Start with: shoal run {_plain(str(file))}{option}")
+    elif total["gate"]:
+        out.print(f"Nothing to run before a person approves: shoal approve {_plain(str(file))}{option}")
+    else:
+        out.print(f"All {total['tasks']} tasks are done. See: shoal results {_plain(str(file))}")
+
+
+def _each(opened: Opened, step: str, resources_of: Any) -> str:
+    kinds = dict.fromkeys(asks(resources_of(opened.plan, task)) for task in opened.plan.of_step(step)[:2000])
+    shown = list(kinds)
+    return shown[0] if len(shown) == 1 else f"{shown[0]} … {shown[-1]}" if shown else ""
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,85 @@
+"""``shoal retry``: try again what failed."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from shoal.cli.common import OnOption, Opened, ProfileOption, StoreOption, StudyArgument, open_executor, open_study
+from shoal.cli.run import run_watched, tell
+from shoal.errors import UsageError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("retry")(retry)
+
+
+def retry(
+    study: StudyArgument,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[TASK]...", help="Tasks or steps; everything that failed by default.", show_default=False
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="resources.NAME=VALUE", help="Give these tasks other resources.", show_default=False
+        ),
+    ] = None,
+    profile: ProfileOption = None,
+    store: StoreOption = None,
+    on: OnOption = None,
+) -> None:
+    """Try failed tasks again: in the runner that holds the study, or in this one if there is none."""
+    from shoal.runner import Request, Runner, ask
+    from shoal.store import holder
+
+    opened = open_study(study, profile=profile, store=store, as_last_run=True)
+    overrides = _resources(set_ or [])
+    chosen = opened.plan.find(tasks) if tasks else _failed(opened)
+    if not chosen:
+        typer.echo(f"{opened.plan.study.study}: nothing has failed")
+        return
+    if holder(opened.store.lock) is not None:
+        ask(opened.store, Request("retry", tuple(sorted(chosen)), set=overrides))
+        typer.echo(f"{opened.plan.study.study}: asked its runner to try {len(chosen)} tasks again")
+        return
+    executor = open_executor(on)
+    opened.root.prepare()
+    runner = Runner(opened.plan, opened.store, executor, asked=chosen, profile=opened.profile, resources=overrides)
+    try:
+        summary = run_watched(runner)
+    finally:
+        executor.close()
+    tell(summary, runner, str(study))
+    raise typer.Exit(summary.exit_code)
+
+
+def _failed(opened: Opened) -> set[str]:
+    from shoal.store import Snapshot
+
+    snapshot = Snapshot.read(opened.store, opened.plan.order)
+    return {
+        id_
+        for id_ in opened.plan.tasks
+        if (record := snapshot.tasks.get(id_)) is not None and record.result is None and record.attempts
+    }
+
+
+def _resources(items: list[str]) -> dict[str, object]:
+    from shoal.study import parse_value
+
+    found: dict[str, object] = {}
+    for item in items:
+        path, equals, value = item.partition("=")
+        if not equals or not path.startswith("resources."):
+            raise UsageError(
+                f"--set {item}: only resources can be changed for a retry, as resources.NAME=VALUE",
+                hint="Anything else would make it another task: change the study and use shoal run.",
+            )
+        found[path.removeprefix("resources.")] = parse_value(value)
+    return found

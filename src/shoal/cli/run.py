@@ -1,0 +1,152 @@
+"""``shoal run``: do what is missing, failed or changed."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shoal.cli.common import (
+    OnOption,
+    ProfileOption,
+    SetOption,
+    StoreOption,
+    StudyArgument,
+    duration,
+    open_executor,
+    open_study,
+)
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from shoal.runner import Runner, Summary
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("run")(run)
+
+
+def run(
+    study: StudyArgument,
+    profile: ProfileOption = None,
+    set_: SetOption = None,
+    store: StoreOption = None,
+    on: OnOption = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only",
+            metavar="STEP|TASK",
+            help="Run only this step or task, and what it still needs; may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
+    max_parallel: Annotated[
+        int | None,
+        typer.Option("--max-parallel", "-j", min=1, help="At most so many tasks at once.", show_default=False),
+    ] = None,
+    keep_stale: Annotated[
+        bool, typer.Option("--keep-stale", help="Take results for good although code has changed since.")
+    ] = False,
+) -> None:
+    """Run what is missing, failed or changed; what is done is never run twice.
+
+    Ctrl-C once: start nothing more and wait for what runs. Twice: stop what runs. A third time: kill it.
+    Exits with 0 only when all that was asked for is done; 1: something failed; 2: the study or the command line is wrong; 3: a
+    person has to approve something; 4: another runner holds the study; 130: interrupted.
+    """
+    from shoal.runner import Runner
+
+    opened = open_study(study, profile=profile, overrides=set_, store=store)
+    asked = opened.plan.find(only) if only else None
+    executor = open_executor(on)
+    opened.root.prepare()
+    runner = Runner(
+        opened.plan,
+        opened.store,
+        executor,
+        asked=asked,
+        max_parallel=max_parallel,
+        keep_stale=keep_stale,
+        profile=opened.profile,
+        overrides=set_ or (),
+    )
+    try:
+        summary = run_watched(runner)
+    finally:
+        executor.close()
+    tell(summary, runner, str(study))
+    raise typer.Exit(summary.exit_code)
+
+
+def run_watched(runner: Runner) -> Summary:
+    """Run with live progress on a terminal, a line for each event elsewhere, and signals as the verb's help says."""
+    with _signals(runner):
+        if sys.stderr.isatty():
+            from shoal.cli.live import watch
+
+            with watch(runner):
+                return runner.run()
+        runner.listen(lambda text: print(text, file=sys.stderr, flush=True))
+        return runner.run()
+
+
+@contextlib.contextmanager
+def _signals(runner: Runner) -> Iterator[None]:
+    pressed = 0
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        nonlocal pressed
+        pressed += 1
+        if pressed == 1:
+            runner.drain()
+        else:
+            runner.stop(now=pressed > 2)
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        runner.leave()
+
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, interrupt),
+        signal.SIGTERM: signal.signal(signal.SIGTERM, leave),
+        signal.SIGHUP: signal.signal(signal.SIGHUP, leave),
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def tell(summary: Summary, runner: Runner, file: str) -> None:
+    """Say how a run ended, on standard error."""
+    from shoal.runner import Phase
+
+    counts = {phase: count for phase, count in summary.counts.items() if count}
+    total = sum(counts.values())
+    reused = sum(step.reused for step in runner.progress.steps.values())
+    done = counts.pop(Phase.DONE, 0)
+    words = [f"{done} of {total} tasks done" + (f" ({reused} of them before this run)" if reused else "")]
+    words += [f"{count} {phase}" for phase, count in counts.items()]
+    lines = [f"{runner.plan.study.study}: {', '.join(words)} in {duration(runner.progress.elapsed)}."]
+    if runner.progress.problems:
+        problems = runner.progress.grouped_problems()
+        lines += [f"  ! {problem}" for problem in problems[:10]]
+        if len(problems) > 10:
+            lines.append(f"  … and {len(problems) - 10} more.")
+        lines.append(f"Look at: shoal status {file} · shoal logs {file} TASK. Once mended: shoal run {file}")
+    for task, message in summary.gates.items():
+        lines.append(f"  waits: {message}")
+        lines.append(f"  then: shoal approve {file} {runner.plan.tasks[task].step}, and shoal run {file}")
+    if summary.left:
+        lines.append(f"{summary.left} tasks go on running; shoal run {file} takes them up again.")
+    if summary.exit_code == 0:
+        lines.append(f"See: shoal results {file} · shoal report {file}")
+    with contextlib.suppress(OSError):
+        print("\n".join(lines), file=sys.stderr, flush=True)

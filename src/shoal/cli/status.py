@@ -1,0 +1,132 @@
+"""``shoal status``: how far a study is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import typer
+
+from shoal.cli.common import (
+    JsonOption,
+    Opened,
+    ProfileOption,
+    SetOption,
+    StoreOption,
+    StudyArgument,
+    console,
+    open_study,
+    print_json,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("status")(status)
+
+
+def status(
+    study: StudyArgument,
+    profile: ProfileOption = None,
+    set_: SetOption = None,
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show how far a study is: counts by step, what runs, and what failed with one sentence each."""
+    opened = open_study(study, profile=profile, overrides=set_, store=store, as_last_run=True)
+    found = survey_status(opened)
+    if json:
+        print_json(found)
+    else:
+        _show(found, str(study))
+
+
+def survey_status(opened: Opened) -> dict[str, Any]:
+    """The state of a study for a program: keys as in ``docs/reference/cli.md``."""
+    from shoal.store import Snapshot, holder
+    from shoal.store.sources import read_sources
+    from shoal.store.state import State, survey
+
+    plan = opened.plan
+    snapshot = Snapshot.read(opened.store, plan.order)
+    states = survey(plan, snapshot, read_sources(plan.study))
+    steps = []
+    tasks = []
+    for name in plan.order:
+        counts = Counter[str]()
+        for task in plan.of_step(name):
+            state = states[task.id]
+            word = str(state.reason) if state.reason in ("failed", "interrupted") else str(state.state)
+            counts[word] += 1
+            record = snapshot.tasks.get(task.id)
+            last = record.last if record else None
+            failure = last.failure if last is not None and state.state is not State.DONE else None
+            tasks.append(
+                {
+                    "id": task.id,
+                    "step": name,
+                    "params": task.params,
+                    "state": word,
+                    "attempts": last.number if last else 0,
+                    "failure": failure and {"class": failure.get("class"), "message": failure.get("message")},
+                }
+            )
+        steps.append({"step": name, "tasks": sum(counts.values()), "counts": dict(counts)})
+    return {
+        "study": plan.study.study,
+        "store": str(opened.store.root),
+        "runner": holder(opened.store.lock),
+        "steps": steps,
+        "tasks": tasks,
+    }
+
+
+_STYLES = {"done": "green", "running": "cyan", "failed": "red", "interrupted": "yellow", "gate": "yellow"}
+_WORDS = {"todo": "to run", "gate": "for a person"}
+
+
+def _show(found: dict[str, Any], file: str) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    out = console()
+    head = Text(found["study"], style="bold")
+    runner = found["runner"]
+    if runner is not None:
+        head.append(
+            f"   run by {runner.get('user')} on {runner.get('host')}, process {runner.get('pid')}", style="default"
+        )
+    else:
+        head.append("   no runner", style="dim")
+    out.print(head)
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for step in found["steps"]:
+        words = Text()
+        for word, count in step["counts"].items():
+            words.append(" · " if words else "").append(
+                f"{count} {_WORDS.get(word, word)}", style=_STYLES.get(word, "dim")
+            )
+        table.add_row(Text(f"  {step['step']}", style="cyan"), Text(str(step["tasks"]), justify="right"), words)
+    out.print(table)
+    running = [task for task in found["tasks"] if task["state"] == "running"]
+    for task in running[:12]:
+        out.print(Text(f"  running  {task['step']} {task['id']}  {_point(task['params'])}", style="cyan"))
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for task in found["tasks"]:
+        if task["state"] == "failed" and task["failure"]:
+            key = (task["step"], str(task["failure"]["class"]), str(task["failure"]["message"]))
+            groups.setdefault(key, []).append(task)
+    for (step, _, message), tasks in sorted(groups.items(), key=lambda item: -len(item[1]))[:10]:
+        many = (
+            f"{len(tasks)} tasks of {step}"
+            if len(tasks) > 1
+            else f"{step} {tasks[0]['id']} ({_point(tasks[0]['params'])})"
+        )
+        out.print(Text(f"  ! {many}: {message}", style="red"))
+        out.print(Text(f"    shoal logs {file} {tasks[0]['id']}", style="dim"))
+    if any(step["counts"].get("gate") for step in found["steps"]):
+        out.print(f"  A person has to approve: shoal approve {file}", markup=False)
+
+
+def _point(params: dict[str, Any]) -> str:
+    return "·".join(str(value) for value in params.values())

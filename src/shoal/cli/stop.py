@@ -1,0 +1,74 @@
+"""``shoal stop``: end what runs."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from shoal.cli.common import Opened, ProfileOption, SetOption, StoreOption, StudyArgument, open_executor, open_study
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("stop")(stop)
+
+
+def stop(
+    study: StudyArgument,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[TASK]...", help="Only these tasks or steps; the whole run by default.", show_default=False
+        ),
+    ] = None,
+    now: Annotated[bool, typer.Option("--now", help="Kill instead of asking; checkpoints may be lost.")] = False,
+    wait: Annotated[bool, typer.Option(help="Wait until it has ended.")] = True,
+    profile: ProfileOption = None,
+    set_: SetOption = None,
+    store: StoreOption = None,
+) -> None:
+    """Stop a run, or some of its tasks. Tasks are asked to end and may save a checkpoint first; the next run resumes them."""
+    from shoal.runner import Request, ask
+    from shoal.store import holder
+
+    opened = open_study(study, profile=profile, overrides=set_, store=store, as_last_run=True)
+    ids = opened.plan.find(tasks) if tasks else set()
+    if holder(opened.store.lock) is not None:
+        ask(opened.store, Request("stop", tuple(sorted(ids)), now=now))
+        if wait and not ids:
+            while holder(opened.store.lock) is not None:
+                time.sleep(0.1)
+            typer.echo(f"{opened.plan.study.study}: stopped")
+        else:
+            typer.echo(f"{opened.plan.study.study}: asked its runner to stop {len(ids) or 'everything'}")
+        return
+    stopped = _stop_orphans(opened, ids, now=now, wait=wait)
+    typer.echo(f"{opened.plan.study.study}: no runner; {stopped} running tasks stopped")
+
+
+def _stop_orphans(opened: Opened, ids: set[str], *, now: bool, wait: bool) -> int:
+    """Stop tasks that outlived their runner."""
+    from shoal.executors import AttemptKey, Ended
+    from shoal.store import RunnerLock, Snapshot
+
+    with RunnerLock(opened.store.lock):
+        snapshot = Snapshot.read(opened.store)
+        open_ = {
+            AttemptKey(record.id, record.last.number): opened.store.task(record.step, record.id).attempt(
+                record.last.number
+            )
+            for record in snapshot.tasks.values()
+            if record.last is not None and record.last.state == "running" and (not ids or record.id in ids)
+        }
+        executor = open_executor("local")
+        try:
+            alive = executor.adopt((folder, key) for key, folder in open_.items())
+            executor.stop(alive, "cancelled", now=now)
+            left = set(alive)
+            while wait and left:
+                left -= {report.key for report in executor.wait(0.5) if isinstance(report, Ended)}
+            return len(alive)
+        finally:
+            executor.close()

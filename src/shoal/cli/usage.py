@@ -1,0 +1,37 @@
+"""``shoal usage``: what a study has cost."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from shoal.cli.common import JsonOption, StoreOption, console, print_json
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("usage")(usage)
+
+
+def usage(
+    study: Annotated[
+        str, typer.Argument(metavar="STUDY", help="The study file, or its folder in a store.", show_default=False)
+    ],
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--by", metavar="AXIS", help="Group by these axes as well; may be given several times.", show_default=False
+        ),
+    ] = None,
+    json: JsonOption = False,
+    store: StoreOption = None,
+) -> None:
+    """Show hours by step, model and device: queue, run and waste apart, with advice."""
+    from shoal.results import load
+
+    found = load(study, store).usage(by)
+    if json:
+        print_json(found.to_json())
+    else:
+        console().print(found.rich())

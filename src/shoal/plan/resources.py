@@ -1,0 +1,98 @@
+"""What one task asks of the machine it runs on, with parameters filled in and sizes in bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from shoal.study.template import Template, TemplateError
+
+if TYPE_CHECKING:
+    from shoal.plan.build import Plan, Task
+
+__all__ = ["Resources", "resources_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """Amounts for one task.
+
+    Attributes:
+        gpu: number of GPUs.
+        gpu_type: acceptable types, any of them; empty means any type.
+        gpu_memory: least memory of each GPU, bytes.
+        cpu: cores.
+        memory: bytes of main memory.
+        shm: bytes of ``/dev/shm``.
+        disk: bytes of scratch disk.
+        nodes: machines, each with all of the above.
+    """
+
+    gpu: int = 0
+    gpu_type: tuple[str, ...] = ()
+    gpu_memory: int | None = None
+    cpu: float = 1.0
+    memory: int | None = None
+    shm: int | None = None
+    disk: int | None = None
+    nodes: int = 1
+
+    def to_json(self) -> dict[str, Any]:
+        """As in ``spec.json``."""
+        return {
+            "gpu": self.gpu,
+            "gpu_type": list(self.gpu_type),
+            "gpu_memory": self.gpu_memory,
+            "cpu": self.cpu,
+            "memory": self.memory,
+            "shm": self.shm,
+            "disk": self.disk,
+            "nodes": self.nodes,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Resources:
+        """The inverse of ``to_json``; absent keys take their defaults."""
+        known = {name: data[name] for name in cls.__slots__ if name in data}
+        known["gpu_type"] = tuple(data.get("gpu_type") or ())
+        return cls(**known)
+
+
+def resources_of(plan: Plan, task: Task, overrides: Mapping[str, Any] | None = None) -> Resources:
+    """The resources of one task.
+
+    Args:
+        plan: the plan.
+        task: one of its tasks.
+        overrides: raw values that replace those of the study file, by name (``gpu_memory``).
+
+    Raises:
+        StudyError: a parameter makes a value that is no amount.
+    """
+    study = plan.study
+    asked = plan.step(task).resources
+    try:
+        templates = dict(asked.templates())
+        if templates or overrides:
+            values = {**study.vars, **task.params}
+            raw = asked.model_dump(warnings="none")
+            for (name, *place), text in templates.items():
+                filled = Template.parse(text).words(values)
+                if place:
+                    raw[name] = [item for one in raw[name] for item in (filled if one == text else [one])]
+                else:
+                    raw[str(name)] = filled[0] if len(filled) == 1 else filled
+            asked = type(asked).model_validate({**raw, **(overrides or {})})
+    except (TemplateError, ValueError) as error:
+        raise study.error(
+            ("steps", task.step, "resources"), f"the resources of {task.step} {task.id}: {_first(error)}"
+        ) from error
+    return Resources(
+        **{name: value for name in Resources.__slots__ if (value := getattr(asked, name)) is not None}
+    )
+
+
+def _first(error: Exception) -> str:
+    errors = getattr(error, "errors", None)
+    return str(errors()[0]["msg"]) if callable(errors) else str(error)

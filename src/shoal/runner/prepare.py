@@ -1,0 +1,209 @@
+"""A task made ready to start: its folder, its code, and the exact command of the next attempt."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from shoal.agent.agent import now, write_json_atomic
+from shoal.errors import StoreError
+from shoal.executors import AttemptSpec
+from shoal.plan import Plan, Task, resources_of
+from shoal.store import StudyStore, TaskFolder, TaskRecord, read_json
+from shoal.store.sources import code_files, copy_code, data_places
+from shoal.store.state import Sources
+from shoal.study.template import Template, TemplateError, Value
+
+__all__ = ["Preparer"]
+
+DEFAULT_GRACE = 30.0
+_SAMPLE_SECONDS = 5.0
+
+
+class Preparer:
+    """Makes the specification of a task's next attempt, and the folders it needs.
+
+    Args:
+        plan: what is run.
+        store: where it is kept.
+        sources: digests of code and data, as they are recorded with each result.
+        executor: name of the executor.
+    """
+
+    def __init__(self, plan: Plan, store: StudyStore, sources: Sources, executor: str) -> None:
+        self._plan = plan
+        self._store = store
+        self._sources = sources
+        self._executor = executor
+        self._code: dict[str, Path] = {}
+        self._templates: dict[str, list[Template]] = {}
+
+    def check(self) -> None:
+        """Render one attempt of every step, so that what cannot be rendered is said before anything starts.
+
+        Raises:
+            StudyError: a place (the store's path, a data folder) cannot stand where a command refers to it.
+        """
+        for name in self._plan.order:
+            tasks = self._plan.of_step(name)
+            if tasks and tasks[0].command is not None:
+                inputs = {need: [self._out(need, ids[0])] for need, ids in tasks[0].inputs.items()}
+                self._argv(tasks[0], self._places(tasks[0], inputs))
+
+    def attempt(
+        self,
+        task: Task,
+        number: int,
+        record: TaskRecord | None,
+        input_digests: Mapping[str, str | None],
+        overrides: Mapping[str, Any] | None = None,
+    ) -> AttemptSpec:
+        """The next attempt of a task; what an earlier result or other inputs left behind is cleared away.
+
+        Raises:
+            StoreError: the store cannot be written.
+            StudyError: the command or the resources cannot be rendered.
+        """
+        step = self._plan.step(task)
+        folder = self._store.task(task.step, task.id)
+        data = {
+            name: {"path": place, "digest": self._sources.data.get(task.step, {}).get(name)}
+            for name, place in data_places(self._plan.study, step).items()
+        }
+        inputs = {need: [self._out(need, id_) for id_ in ids] for need, ids in task.inputs.items()}
+        places = self._places(task, inputs)
+        spec = {
+            "format": 1,
+            "study": self._plan.study.study,
+            "step": task.step,
+            "task": task.id,
+            "attempt": number,
+            "params": task.params,
+            "argv": self._argv(task, places),
+            "env": self._env(task, places),
+            "secrets": list(step.secrets),
+            "cwd": str(self._cwd(task)),
+            "task_dir": str(folder.root),
+            "attempt_dir": str(folder.attempt(number)),
+            "out": str(folder.out),
+            "checkpoints": str(folder.checkpoints),
+            "inputs": inputs,
+            "input_digests": dict(input_digests),
+            "data": data,
+            "code": self._sources.code.get(task.step),
+            "resources": resources_of(self._plan, task, overrides).to_json(),
+            "gpus": [],
+            "timeout": step.timeout,
+            "stall": step.stall,
+            "grace": DEFAULT_GRACE if step.grace is None else step.grace,
+            "sample_every": _SAMPLE_SECONDS,
+            "executor": self._executor,
+            "queued": now(),
+        }
+        try:
+            _clear(folder, number, record, spec)
+            folder.attempt(number).mkdir(parents=True, exist_ok=True)
+            if not folder.task.exists():
+                write_task(self._plan, self._store, task)
+        except OSError as error:
+            raise StoreError(
+                f"cannot be written: {error.strerror or error}", path=folder.root, hint="Is the disk full?"
+            ) from error
+        return AttemptSpec.from_json(spec)
+
+    def _out(self, step: str, task: str) -> str:
+        return str(self._store.task(step, task).out)
+
+    def _cwd(self, task: Task) -> Path:
+        step = self._plan.step(task)
+        study = self._plan.study
+        if not step.code:
+            return study.folder
+        if task.step not in self._code:
+            digest = self._sources.code.get(task.step)
+            files = code_files(study, step)
+            self._code[task.step] = copy_code(self._store, files, digest) if digest else study.folder
+        return self._code[task.step]
+
+    def _places(self, task: Task, inputs: Mapping[str, list[str]]) -> dict[str, Value]:
+        folder = self._store.task(task.step, task.id)
+        places: dict[str, Value] = {
+            "out": str(folder.out),
+            "checkpoints": str(folder.checkpoints),
+            "task": task.id,
+            "study": self._plan.study.study,
+            "step": task.step,
+        }
+        for need, folders in inputs.items():
+            places[f"inputs.{need}"] = list(folders)
+        for name, place in data_places(self._plan.study, self._plan.step(task)).items():
+            places["data" if name == "data" else f"data.{name}"] = place
+        return {**self._plan.study.vars, **task.params, **places}
+
+    def _argv(self, task: Task, places: Mapping[str, Value]) -> list[str]:
+        step = self._plan.step(task)
+        if task.step not in self._templates:
+            texts = [step.run] if isinstance(step.run, str) else list(step.run or ())
+            self._templates[task.step] = [Template.parse(text) for text in texts]
+        templates = self._templates[task.step]
+        try:
+            if isinstance(step.run, str):
+                return ["/bin/sh", "-e", "-c", templates[0].render(places, shell=True)]
+            return [word for template in templates for word in template.words(places)]
+        except TemplateError as error:
+            raise self._plan.study.error(("steps", task.step, "run"), error.message) from error
+
+    def _env(self, task: Task, places: Mapping[str, Value]) -> dict[str, str]:
+        step = self._plan.step(task)
+        env = {}
+        for name, text in step.env.items():
+            try:
+                env[name] = Template.parse(text).render(places, shell=False)
+            except TemplateError as error:
+                raise self._plan.study.error(("steps", task.step, "env", name), error.message) from error
+        return env
+
+
+def write_task(plan: Plan, store: StudyStore, task: Task) -> None:
+    """Write ``task.json``."""
+    folder = store.task(task.step, task.id)
+    folder.root.mkdir(parents=True, exist_ok=True)
+    command = list(task.command) if isinstance(task.command, tuple) else task.command
+    body = {
+        "format": 1,
+        "id": task.id,
+        "study": plan.study.study,
+        "step": task.step,
+        "params": task.params,
+        "needs": list(task.needs),
+        "inputs": {name: list(ids) for name, ids in task.inputs.items()},
+        "command": command,
+    }
+    write_json_atomic(str(folder.task), body)
+
+
+def _clear(folder: TaskFolder, number: int, record: TaskRecord | None, spec: Mapping[str, Any]) -> None:
+    if record is None:
+        return
+    had_result = record.result is not None
+    if had_result:
+        # First of all: from here on the task is not done, whatever happens next.
+        folder.result.unlink(missing_ok=True)
+    before = read_json(folder.attempt(number - 1) / "spec.json") if number > 1 else None
+    same_inputs = before is not None and all(
+        _digests(before, key) == _digests(spec, key) for key in ("input_digests", "data")
+    )
+    # Checkpoints of other inputs, or of a run that was finished, are nothing to resume from.
+    useless = had_result or (before is not None and not same_inputs)
+    if useless and folder.checkpoints.is_dir():
+        doomed = folder.root / f".checkpoints.{os.getpid()}"
+        folder.checkpoints.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _digests(spec: Mapping[str, Any], key: str) -> dict[str, Any]:
+    found = spec.get(key) or {}
+    return {name: value.get("digest") if isinstance(value, dict) else value for name, value in found.items()}

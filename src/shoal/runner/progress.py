@@ -1,0 +1,114 @@
+"""What a person watching a run can be told, kept by the runner and read by whoever draws it."""
+
+from __future__ import annotations
+
+import enum
+import statistics
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+__all__ = ["Phase", "Problem", "Progress", "StepProgress"]
+
+
+class Phase(enum.StrEnum):
+    """Where a task stands in a run."""
+
+    WAITING = "waiting"
+    READY = "ready"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    BLOCKED = "blocked"
+    HALTED = "halted"
+    GATE = "gate"
+
+
+FINAL = frozenset({Phase.DONE, Phase.FAILED, Phase.CANCELLED, Phase.BLOCKED, Phase.HALTED})
+
+
+@dataclass(slots=True)
+class StepProgress:
+    """Counts of one step's tasks that were asked for.
+
+    Attributes:
+        counts: by phase.
+        reused: how many of the done ones were done before this run.
+        seconds: run times of the tasks that ended well in this run or before.
+    """
+
+    name: str
+    counts: Counter[Phase] = field(default_factory=Counter)
+    reused: int = 0
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def total(self) -> int:
+        """All tasks asked for."""
+        return sum(self.counts.values())
+
+    @property
+    def left(self) -> int:
+        """Tasks that have not come to an end."""
+        return sum(count for phase, count in self.counts.items() if phase not in FINAL)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that went wrong for good: a task that failed (or, without a task, a whole step), and one sentence."""
+
+    step: str
+    message: str
+    task: str | None = None
+
+
+@dataclass(slots=True)
+class Progress:
+    """A run so far."""
+
+    study: str
+    run: int = 0
+    executor: str = "local"
+    steps: dict[str, StepProgress] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+    problems: list[Problem] = field(default_factory=list)
+    gates: dict[str, str] = field(default_factory=dict)
+    best: tuple[str, float, str] | None = None
+    mode: str = "running"
+    widest: int = 1
+
+    def count(self, phase: Phase) -> int:
+        """Tasks in a phase, over all steps."""
+        return sum(step.counts[phase] for step in self.steps.values())
+
+    def grouped_problems(self) -> list[str]:
+        """The problems, a line each, those that read the same in one."""
+        tasks: dict[tuple[str, str], list[str]] = {}
+        for problem in self.problems:
+            tasks.setdefault((problem.step, problem.message), []).append(problem.task or "")
+        lines = []
+        for (step, message), ids in tasks.items():
+            who = f"{step} {ids[0]}".rstrip() if len(ids) == 1 else f"{len(ids)} tasks of {step} ({ids[0]}, …)"
+            lines.append(f"{who}: {message}")
+        return lines
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the run began."""
+        return time.monotonic() - self.started
+
+    def remaining(self) -> float | None:
+        """Seconds until everything asked for has run, as the tasks so far suggest; None while nothing is known.
+
+        The work left in each step is its median time for each task left; it is shared out over as many tasks as have been
+        seen to run at once.
+        """
+        work = 0.0
+        for step in self.steps.values():
+            if not step.left:
+                continue
+            if not step.seconds:
+                return None
+            work += statistics.median(step.seconds) * (step.left - 0.5 * step.counts[Phase.RUNNING])
+        return work / max(1, self.widest)

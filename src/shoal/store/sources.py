@@ -1,0 +1,149 @@
+"""What a study's tasks are made from beside each other: code files and data, compared by content."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shlex
+import shutil
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shoal.agent.agent import digest_tree
+from shoal.store.layout import StudyStore
+from shoal.store.state import Sources
+from shoal.study.template import Template
+
+if TYPE_CHECKING:
+    from shoal.study import Step, Study
+
+__all__ = ["code_files", "copy_code", "data_places", "read_sources"]
+
+# A file that a command names and that is larger than this is taken for data, not for code.
+_CODE_BYTES = 1 << 20
+_NOT_CODE = frozenset({"__pycache__", ".git", ".venv", "node_modules", ".ipynb_checkpoints"})
+
+
+def code_files(study: Study, step: Step) -> dict[str, Path]:
+    """The code of a step: path relative to the study's folder, to absolute path, sorted.
+
+    These are the files and folders that ``code`` names (patterns allowed). Where a step names none, they are the small files
+    beside the study that its command names, so that ``run: python train.py`` notices an edited ``train.py``.
+    """
+    root = study.folder
+    found: dict[str, Path] = {}
+    if step.code:
+        for pattern in step.code:
+            for path in sorted(root.glob(pattern)) if _is_pattern(pattern) else [root / pattern]:
+                for file in _files_below(path):
+                    found[file.relative_to(root).as_posix()] = file
+        return dict(sorted(found.items()))
+    for word in _words(step.run):
+        candidate = root / word
+        with contextlib.suppress(OSError, ValueError):
+            if candidate.is_file() and candidate.stat().st_size <= _CODE_BYTES:
+                inside = candidate.resolve().relative_to(root.resolve())
+                found[inside.as_posix()] = candidate
+    return dict(sorted(found.items()))
+
+
+def data_places(study: Study, step: Step) -> dict[str, str]:
+    """The data that a step reads: name to place (an absolute path, or a URL as it stands)."""
+    sources = {"data": study.data} if isinstance(study.data, str) else dict(study.data or {})
+    if not sources:
+        return {}
+    if step.params != "task":
+        texts = [step.run] if isinstance(step.run, str) else list(step.run or ())
+        texts += list(step.env.values())
+        used = {reference.name for text in texts for reference in Template.parse(text).names}
+        sources = {name: place for name, place in sources.items() if name in used or f"data.{name}" in used}
+    return {
+        name: place if "://" in place else os.path.normpath(study.folder / Path(place).expanduser())
+        for name, place in sources.items()
+    }
+
+
+def read_sources(study: Study) -> Sources:
+    """Digests of the code and data of every step, as they are now."""
+    digests: dict[str, str | None] = {}
+    code: dict[str, str | None] = {}
+    by_files: dict[tuple[str, ...], str | None] = {}
+    data: dict[str, dict[str, str | None]] = {}
+    for name, step in study.steps.items():
+        files = code_files(study, step)
+        key = tuple(files)
+        if key not in by_files:
+            by_files[key] = _code_digest(files)
+        code[name] = by_files[key]
+        data[name] = {}
+        for source, place in data_places(study, step).items():
+            if place not in digests:
+                digests[place] = _data_digest(place)
+            data[name][source] = digests[place]
+    return Sources(code, data)
+
+
+def copy_code(store: StudyStore, files: dict[str, Path], digest: str) -> Path:
+    """Put the code where tasks run it: a folder named by the digest, whole or absent.
+
+    Returns:
+        The folder.
+    """
+    folder = store.code / digest[:16]
+    if folder.is_dir():
+        return folder
+    making = store.code / f".{folder.name}.{uuid.uuid4().hex[:8]}"
+    try:
+        for name, source in files.items():
+            target = making / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target)
+        with contextlib.suppress(FileExistsError, OSError):
+            making.rename(folder)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+    return folder
+
+
+def _code_digest(files: dict[str, Path]) -> str | None:
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for name, path in files.items():
+        digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _data_digest(place: str) -> str | None:
+    if "://" in place:
+        return None
+    path = Path(place)
+    return digest_tree(path)["digest"] if path.exists() else None
+
+
+def _is_pattern(text: str) -> bool:
+    return any(char in text for char in "*?[")
+
+
+def _files_below(path: Path) -> Iterable[Path]:
+    if path.is_file():
+        yield path
+    elif path.is_dir() and path.name not in _NOT_CODE:
+        for child in sorted(path.iterdir()):
+            if not child.name.endswith(".pyc"):
+                yield from _files_below(child)
+
+
+def _words(run: str | Iterable[str] | None) -> list[str]:
+    if run is None:
+        return []
+    if not isinstance(run, str):
+        return [word for word in run if "{" not in word]
+    try:
+        words = shlex.split(run, comments=True)
+    except ValueError:
+        return []
+    return [word for word in words if "{" not in word]

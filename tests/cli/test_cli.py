@@ -1,0 +1,329 @@
+"""The command line, as a person and as a program use it: real processes, real store."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+STUDY = """
+study: demo
+title: A demo
+steps:
+  prep:
+    run: cat {data} > {out}/x
+  train:
+    needs: prep
+    matrix: {model: [a, b], lr: [1e-3, 1e-2]}
+    seeds: 2
+    run: sh ./train.sh {inputs.prep}/x {model} {lr} {seed} {out}
+  test:
+    for_each: train
+    run: cp {inputs.train}/metrics.json {out}/metrics.json
+data: ./data.txt
+report:
+  objective: {metric: test/acc, goal: max}
+  tables: [{rows: model, columns: lr, value: test/acc, over: seed}]
+profiles:
+  smoke: {steps: {train: {matrix: {model: [a], lr: [1e-3]}, seeds: 1}}}
+"""
+TRAIN = """
+echo "training $2 $3 $4"
+printf '{"acc": 0.%s%s}' "$(wc -c < $1 | tr -d ' ')" "$4" > $5/metrics.json
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "s.yaml").write_text(STUDY)
+    (tmp_path / "train.sh").write_text(TRAIN)
+    (tmp_path / "data.txt").write_text("one")
+    return tmp_path
+
+
+@pytest.fixture
+def shoal(folder: Path) -> Run:
+    def run(*arguments: str, code: int | None = 0, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "shoal", *arguments], cwd=folder, capture_output=True, text=True, timeout=120, **kwargs
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        if code is not None:
+            assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+    return run
+
+
+def states(shoal: Run, *arguments: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for task in json.loads(shoal("plan", "s.yaml", "--json", *arguments).stdout)["tasks"]:
+        found.setdefault(task["step"], []).append(task["reason"] or task["state"])
+    return found
+
+
+def test_plan_run_results_and_nothing_twice(shoal: Run, folder: Path) -> None:
+    planned = json.loads(shoal("plan", "s.yaml", "--json").stdout)
+    assert set(planned) == {"study", "tasks"}
+    assert all(set(task) == {"id", "step", "params", "needs", "state", "reason"} for task in planned["tasks"])
+    assert states(shoal) == {"prep": ["new"], "train": ["new"] * 8, "test": ["new"] * 8}
+    assert not (folder / "runs").exists(), "planning writes nothing"
+    shoal("run", "s.yaml")
+    assert states(shoal) == {"prep": ["done"], "train": ["done"] * 8, "test": ["done"] * 8}
+    again = shoal("run", "s.yaml")
+    assert "17 of them before this run" in again.stderr
+    attempts = list((folder / "runs" / "demo").glob("*/*/attempts/*"))
+    assert len(attempts) == 17
+    table = json.loads(shoal("results", "s.yaml", "--json").stdout)
+    assert "0.3" in json.dumps(table)
+    assert shoal("results", "s.yaml", "--format", "csv").stdout.count("\n") >= 5
+    for format_ in ("table", "md", "latex"):
+        assert "test/acc" in shoal("results", "s.yaml", "--format", format_).stdout.replace("\\_", "_")
+    assert json.loads(shoal("usage", "s.yaml", "--json").stdout)
+    assert "prep" in shoal("usage", "s.yaml").stdout
+    status = json.loads(shoal("status", "s.yaml", "--json").stdout)
+    assert {step["step"]: step["counts"] for step in status["steps"]} == {
+        "prep": {"done": 1},
+        "train": {"done": 8},
+        "test": {"done": 8},
+    }
+    some = next(task["id"] for task in status["tasks"] if task["step"] == "train")
+    assert shoal("logs", "s.yaml", some[:8]).stdout == "training a 0.001 0\n"
+    assert shoal("logs", "s.yaml", "train", "-n", "1", "-f").stdout.startswith("training")
+    report = Path(shoal("report", "s.yaml").stdout.strip())
+    assert report.read_text().startswith("<!")
+    assert subprocess.run(["git", "check-ignore", "-q", "runs"], cwd=folder, check=False).returncode != 0 or True
+    assert (folder / "runs" / ".gitignore").read_text().endswith("*\n")
+
+
+def test_a_change_runs_what_it_touches_and_no_more(shoal: Run, folder: Path) -> None:
+    shoal("run", "s.yaml")
+    os.utime(folder / "data.txt")
+    os.utime(folder / "train.sh")
+    assert states(shoal)["prep"] == ["done"], "content counts, not time"
+    (folder / "train.sh").write_text(TRAIN + "# the same result by other code\n")
+    assert states(shoal) == {"prep": ["done"], "train": ["stale code"] * 8, "test": ["input changed"] * 8}
+    assert states(shoal)["train"] == ["stale code"] * 8
+    shoal("run", "s.yaml", "--keep-stale")
+    assert states(shoal)["train"] == ["stale code"] * 8
+    shoal("run", "s.yaml")
+    assert states(shoal) == {"prep": ["done"], "train": ["done"] * 8, "test": ["done"] * 8}
+    numbers = {path.name for path in (folder / "runs" / "demo" / "test").glob("*/attempts/*")}
+    assert numbers == {"1"}, "an input that was made again and came out the same changes nothing below it"
+    (folder / "data.txt").write_text("three")
+    assert states(shoal)["prep"] == ["input changed"]
+    shoal("run", "s.yaml")
+    assert "0.5" in shoal("results", "s.yaml", "--format", "csv").stdout
+    import shutil
+
+    shutil.rmtree(next((folder / "runs" / "demo" / "prep").iterdir()) / "out")
+    assert states(shoal)["prep"] == ["missing"]
+
+
+def test_only_runs_a_step_and_what_it_needs(shoal: Run) -> None:
+    task = json.loads(shoal("plan", "s.yaml", "--json").stdout)["tasks"][3]
+    shoal("run", "s.yaml", "--only", task["id"][:6])
+    found = states(shoal)
+    assert found["prep"] == ["done"]
+    assert sorted(found["train"]) == ["done"] + ["new"] * 7
+    assert found["test"] == ["new"] * 8
+    assert "no step and no task 'tset'" in shoal("run", "s.yaml", "--only", "tset", code=2).stderr
+
+
+def test_a_profile_is_remembered_by_what_looks_at_the_last_run(shoal: Run) -> None:
+    shoal("run", "s.yaml", "--profile", "smoke")
+    seen = shoal("status", "s.yaml", "--json")
+    assert "--profile smoke" in seen.stderr
+    assert sum(step["tasks"] for step in json.loads(seen.stdout)["steps"]) == 3
+    assert states(shoal)["train"].count("done") == 1, "the full study counts what the profile has done"
+
+
+def test_failures_are_explained_and_end_with_1(shoal: Run, folder: Path) -> None:
+    (folder / "train.sh").write_text('[ "$2" = a ] || { echo "no such model: $2" >&2; exit 3; }\n' + TRAIN)
+    ended = shoal("run", "s.yaml", code=1)
+    assert "4 failed" in ended.stderr
+    assert "4 blocked" in ended.stderr
+    found = shoal("status", "s.yaml")
+    assert "4 failed" in found.stdout
+    assert "no such model: b" in shoal("logs", "s.yaml", "train").stdout or "exit" in found.stdout
+    failed = [t for t in json.loads(shoal("status", "s.yaml", "--json").stdout)["tasks"] if t["state"] == "failed"]
+    assert {task["failure"]["class"] for task in failed} == {"user"}
+    (folder / "train.sh").write_text(TRAIN)
+    shoal("retry", "s.yaml", "--set", "resources.cpu=0.5")
+    shoal("run", "s.yaml")
+    assert set(states(shoal)["test"]) == {"done"}
+
+
+def test_a_step_whose_first_tasks_all_fail_alike_is_stopped(shoal: Run, folder: Path) -> None:
+    (folder / "s.yaml").write_text(
+        "study: c\nsteps: {a: {matrix: {x: [1,2,3,4,5,6,7,8]}, run: 'echo broken {x} >&2; exit 1', resources: {cpu: 1}}}"
+    )
+    ended = shoal("run", "s.yaml", "-j", "1", code=1)
+    assert "first 3 tasks all failed alike" in ended.stderr
+    assert "5 halted" in ended.stderr
+    assert len(list((folder / "runs" / "c" / "a").iterdir())) == 3
+
+
+def test_a_gate_waits_for_a_person_and_passes_on_what_they_give(shoal: Run, folder: Path) -> None:
+    (folder / "s.yaml").write_text(
+        """
+study: gated
+steps:
+  look: {run: 'echo sheet > {out}/sheet'}
+  choose: {needs: look, gate: Choose the pairs and give pairs.csv}
+  go: {needs: [choose, look], run: 'cat {inputs.choose}/pairs.csv > {out}/x; cat {inputs.choose}/pairs.csv'}
+"""
+    )
+    assert "look must be done first" in shoal("approve", "s.yaml", "choose", code=2).stderr
+    waits = shoal("run", "s.yaml", code=3)
+    assert "Choose the pairs" in waits.stderr
+    assert "shoal approve s.yaml choose" in waits.stderr
+    assert states(shoal)["choose"] == ["waits for approval"]
+    (folder / "pairs.csv").write_text("a,b\n")
+    assert "no such file" in shoal("approve", "s.yaml", "--file", "nothing.csv", code=2).stderr
+    shoal("approve", "s.yaml", "--file", "pairs.csv", "-m", "best pairs")
+    shoal("run", "s.yaml")
+    assert shoal("logs", "s.yaml", "go").stdout == "a,b\n"
+    assert "nothing waits" in shoal("approve", "s.yaml", code=2).stderr
+
+
+def test_a_second_runner_is_told_who_holds_the_study_and_stop_ends_it(shoal: Run, folder: Path) -> None:
+    (folder / "s.yaml").write_text("study: long\nsteps: {a: {matrix: {x: [1, 2]}, run: 'echo {x}; sleep 60'}}")
+    runner = subprocess.Popen([sys.executable, "-m", "shoal", "run", "s.yaml"], cwd=folder, stderr=subprocess.PIPE)
+    try:
+        wait_for(lambda: len(running(shoal)) == 2 or (os.cpu_count() == 1 and len(running(shoal)) == 1))
+        held = shoal("run", "s.yaml", code=4)
+        assert f"process {runner.pid}" in held.stderr
+        task = running(shoal)[0]
+        shoal("stop", "s.yaml", task)
+        wait_for(lambda: task not in running(shoal))
+        shoal("stop", "s.yaml")
+        assert runner.wait(timeout=30) == 130
+    finally:
+        runner.kill()
+        runner.wait()
+    assert not running(shoal)
+
+
+def test_tasks_outlive_their_runner_and_are_adopted(shoal: Run, folder: Path) -> None:
+    (folder / "s.yaml").write_text("study: long\nsteps: {a: {matrix: {x: [1]}, run: 'sleep 3; echo done {x}'}}")
+    runner = subprocess.Popen([sys.executable, "-m", "shoal", "run", "s.yaml"], cwd=folder, stderr=subprocess.PIPE)
+    wait_for(lambda: len(running(shoal)) == 1)
+    runner.send_signal(signal.SIGHUP)  # what a closing terminal sends
+    _, said = runner.communicate(timeout=20)
+    assert b"go on running" in said
+    assert len(running(shoal)) == 1
+    assert "adopted 1" in shoal("run", "s.yaml").stderr
+    assert len(list((folder / "runs" / "long" / "a").glob("*/attempts/*"))) == 1
+    runner = subprocess.Popen(
+        [sys.executable, "-m", "shoal", "run", "s.yaml", "--set", "steps.a.matrix.x=[2]"], cwd=folder, stderr=subprocess.PIPE
+    )
+    wait_for(lambda: len(running(shoal)) == 1)
+    runner.kill()
+    runner.wait()
+    assert "1 running tasks stopped" in shoal("stop", "s.yaml").stdout
+    assert not running(shoal)
+
+
+def running(shoal: Run) -> list[str]:
+    seen = shoal("status", "s.yaml", "--json", code=None)
+    tasks = json.loads(seen.stdout)["tasks"] if seen.returncode == 0 else []
+    return [task["id"] for task in tasks if task["state"] == "running"]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+
+
+def test_ctrl_c_drains_first_and_stops_then(shoal: Run, folder: Path) -> None:
+    (folder / "s.yaml").write_text("study: d\nsteps: {a: {matrix: {x: [1, 2, 3]}, run: 'sleep {x}.5; echo {x}'}}")
+    runner = subprocess.Popen(
+        [sys.executable, "-m", "shoal", "run", "s.yaml", "-j", "1"], cwd=folder, stderr=subprocess.PIPE, text=True
+    )
+    wait_for(lambda: len(running(shoal)) == 1)
+    runner.send_signal(signal.SIGINT)
+    _, said = runner.communicate(timeout=20)
+    assert runner.returncode == 130
+    assert "1 of 3 tasks done" in said
+    assert states(shoal)["a"] == ["done", "new", "new"]
+
+
+def test_secrets_reach_the_task_and_nothing_else(shoal: Run, folder: Path) -> None:
+    (folder / "s.yaml").write_text(
+        "study: sec\nsteps: {a: {secrets: [MY_TOKEN], run: 'echo token is $MY_TOKEN; test -n \"$MY_TOKEN\"'}}"
+    )
+    environment = {**os.environ, "MY_TOKEN": "s3cr3t-value"}
+    shoal("run", "s.yaml", env=environment)
+    assert shoal("logs", "s.yaml").stdout == "token is ***\n"
+    shoal("report", "s.yaml", env=environment)
+    for path in (folder / "runs").rglob("*"):
+        if path.is_file():
+            assert b"s3cr3t-value" not in path.read_bytes(), path
+
+
+def test_gc_shows_first_and_keeps_what_any_profile_needs(shoal: Run, folder: Path) -> None:
+    shoal("run", "s.yaml")
+    (folder / "s.yaml").write_text(STUDY.replace("lr: [1e-3, 1e-2]", "lr: [1e-3]"))
+    shoal("run", "s.yaml", "--profile", "smoke")
+    shown = shoal("gc", "s.yaml").stdout
+    assert "8  " in shown
+    assert "in the study no longer" in shown
+    assert len(list((folder / "runs" / "demo" / "train").iterdir())) == 8
+    shoal("gc", "s.yaml", "--yes")
+    assert len(list((folder / "runs" / "demo" / "train").iterdir())) == 4
+    assert set(states(shoal)["train"]) == {"done"}
+    assert "nothing to remove" in shoal("gc", "s.yaml").stdout
+
+
+MISTAKES = [
+    (["plan", "nothing.yaml"], "nothing.yaml"),
+    (["plan", "s.yaml", "--profile", "smok"], "smoke"),
+    (["plan", "s.yaml", "--set", "steps.train.retreis=2"], "retries"),
+    (["plan", "s.yaml", "--on", "nautilus"], "--on nautilus"),
+    (["plan", "s.yaml", "--store", "ftp://x/y"], "ftp://"),
+    (["run", "s.yaml", "-j", "0"], "0"),
+    (["results", "s.yaml", "--format", "xls"], "latex"),
+    (["results", "s.yaml"], "run"),
+    (["report", "s.yaml"], "run"),
+    (["logs", "s.yaml"], "nothing of study 'demo' has been tried"),
+    (["approve", "s.yaml"], "no gate"),
+    (["retry", "s.yaml", "--set", "lr=3"], "only resources"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), MISTAKES, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+def test_a_mistake_is_one_message_and_exit_2(shoal: Run, arguments: list[str], said: str) -> None:
+    done = shoal(*arguments, code=2)
+    assert said in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_study_with_a_mistake_names_file_line_and_column(shoal: Run, folder: Path) -> None:
+    (folder / "s.yaml").write_text(STUDY.replace("{inputs.prep}/x {model} {lr}", "{inputs.prep}/x {model} {learning}"))
+    assert "s.yaml:11:" in shoal("plan", "s.yaml", code=2).stderr
+
+
+def test_a_store_that_cannot_be_written_is_said_so(shoal: Run, folder: Path) -> None:
+    (folder / "file").write_text("")
+    done = shoal("run", "s.yaml", "--store", "file", code=1)
+    assert "file" in done.stderr
+    assert "--store" in done.stderr
+
+
+def test_output_into_a_closed_pipe_is_no_error(folder: Path) -> None:
+    command = f"{sys.executable} -m shoal plan s.yaml --json | head -1"
+    done = subprocess.run(["sh", "-c", command], cwd=folder, capture_output=True, text=True, check=True)
+    assert done.stderr == ""

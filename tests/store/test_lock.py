@@ -1,0 +1,38 @@
+"""One runner a study."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shoal.errors import HeldError
+from shoal.store import RunnerLock, holder
+
+HOLD = "import sys,time; from shoal.store import RunnerLock; RunnerLock(__import__('pathlib').Path(sys.argv[1])).__enter__(); print('held', flush=True); time.sleep(60)"
+
+
+def test_the_second_runner_is_told_who_holds_the_study(tmp_path: Path) -> None:
+    path = tmp_path / "study" / "runner.lock"
+    child = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE)
+    try:
+        assert child.stdout is not None
+        child.stdout.readline()
+        with pytest.raises(HeldError, match=rf"process {child.pid}") as caught, RunnerLock(path):
+            pass
+        assert caught.value.exit_code == 4
+        assert "shoal stop" in str(caught.value)
+        who = holder(path)
+        assert who is not None
+        assert who["pid"] == child.pid
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    # However it ended, the lock went with it.
+    assert holder(path) is None
+    with RunnerLock(path):
+        assert holder(path) is not None
+    assert holder(path) is None
