@@ -1,0 +1,165 @@
+"""Axes of a step: declared once, under names that are free, used by something; include and exclude that fit them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from shoal.errors import StudyError
+from shoal.study.axes import Axes, can_match, declared_axes, inherited_axes, step_axes
+from shoal.study.problems import Problems, did_you_mean, quoted
+from shoal.study.schema import Step, Study
+from shoal.study.template import Template, TemplateError, Value
+from shoal.study.values import same_value, show
+
+__all__ = ["PLACES", "RESERVED", "check_axes"]
+
+PLACES = ("out", "checkpoints", "task", "study", "step")
+"""Names that every command knows."""
+
+RESERVED = frozenset((*PLACES, "inputs", "data", "include", "exclude", "zip"))
+"""Names that no axis and no variable can have."""
+
+_Path = tuple[str | int, ...]
+
+
+def check_axes(study: Study, name: str, problems: Problems) -> None:
+    """Add what is wrong with the axes of one step whose needs are sound."""
+    step = study.steps[name]
+    found = [*_twice(study, name, step), *_names(study, name, step)]
+    if not found:
+        found = [*_entries(study, name, step), *_unused(study, name, step)]
+    for error in found:
+        problems.add(error, error.message.replace(f' of step "{name}"', ""))
+
+
+def _declared(step: Step) -> Iterator[tuple[str, _Path]]:
+    """The step's own axes, as often as they are declared, and where in the step; include does not count."""
+    for axis in step.matrix:
+        yield axis, ("matrix", axis)
+    for place, group in enumerate(step.zip):
+        for axis in group:
+            yield axis, ("zip", place, axis)
+    if step.seeds is not None:
+        yield "seed", ("seeds",)
+
+
+def _twice(study: Study, name: str, step: Step) -> Iterator[StudyError]:
+    inherited = inherited_axes(study, name)
+    seen: set[str] = set()
+    for axis, where in _declared(step):
+        path = ("steps", name, *where)
+        if axis in seen:
+            hint = "An axis stands in the matrix or in one zip" + (
+                ', and "seed" comes from seeds.' if axis == "seed" else "."
+            )
+            yield study.error(path, f'axis "{axis}" of step "{name}" is declared twice', hint=hint, key=True)
+        elif axis in inherited:
+            hint = "Remove it here, or give it another name."
+            message = f'axis "{axis}" of step "{name}" is inherited from "{step.for_each}" already'
+            yield study.error(path, message, hint=hint, key=True)
+        seen.add(axis)
+
+
+def _names(study: Study, name: str, step: Step) -> Iterator[StudyError]:
+    for axis, where in _declared(step):
+        path = ("steps", name, *where)
+        if axis in RESERVED:
+            hint = f"These names have a meaning already: {quoted(sorted(RESERVED))}."
+            yield study.error(path, f'an axis cannot be named "{axis}", as in step "{name}"', hint=hint, key=True)
+        elif axis in study.vars:
+            hint = f"The variable is at {study.mark('vars', axis)}. Rename one of them."
+            yield study.error(path, f'axis "{axis}" of step "{name}" has the name of a variable', hint=hint, key=True)
+
+
+def _entries(study: Study, name: str, step: Step) -> Iterator[StudyError]:
+    """What is wrong with include and exclude."""
+    declared = declared_axes(step)
+    inherited = inherited_axes(study, name)
+    for place, entry in enumerate(step.exclude):
+        path = ("steps", name, "exclude", place)
+        errors = list(_foreign(study, name, path, entry, declared, inherited, step))
+        yield from errors or _no_match(study, name, path, entry, step)
+    # Without a matrix, the entries are the points; else each adds one point to the matrix. Every point has the same axes.
+    wanted = list(declared or dict.fromkeys(axis for entry in step.include for axis in entry))
+    for place, entry in enumerate(step.include):
+        path = ("steps", name, "include", place)
+        errors = list(_foreign(study, name, path, entry, dict.fromkeys(wanted, ()), inherited, step))
+        missing = [axis for axis in wanted if axis not in entry]
+        if missing and not errors:
+            hint = f"Every entry is one more task, and every task needs a value for each axis: {quoted(wanted)}."
+            yield study.error(path, f'an include of step "{name}" gives no value for {quoted(missing)}', hint=hint)
+        yield from errors
+
+
+def _foreign(
+    study: Study, name: str, path: _Path, entry: Mapping[str, Value], axes: Axes, inherited: Axes, step: Step
+) -> Iterator[StudyError]:
+    """Axes in an entry that the step does not have."""
+    for axis in entry:
+        if axis in axes:
+            continue
+        if axis in inherited:
+            message = (
+                f'axis "{axis}" is inherited from "{step.for_each}", and cannot be in the {path[2]} of step "{name}"'
+            )
+            yield study.error(
+                (*path, axis), message, hint=f'Write the {path[2]} into step "{step.for_each}".', key=True
+            )
+            continue
+        hint = did_you_mean(axis, axes, "Axes of this step")
+        if path[2] == "include":
+            hint += "  To give each value of an axis one of another, use zip."
+        message = f'the {path[2]} of step "{name}" has "{axis}", which is no axis of the step'
+        yield study.error((*path, axis), message, hint=hint.strip(), key=True)
+
+
+def _no_match(study: Study, name: str, path: _Path, entry: Mapping[str, Value], step: Step) -> Iterator[StudyError]:
+    """An exclude that no point of the matrix can agree with."""
+    if study.changed or can_match(step, entry):
+        return  # a profile that keeps one model need not drop what excludes the others
+    axes = declared_axes(step)
+    for axis, value in entry.items():
+        if not any(same_value(value, one) for one in axes[axis]):
+            hint = f"Values of {axis}: {quoted([show(one) for one in axes[axis]], 20)}."
+            message = f'this exclude of step "{name}" matches nothing: {axis} is never {show(value)}'
+            yield study.error((*path, axis), message, hint=hint)
+            return
+    tied = {axis for group in step.zip for axis in group if axis in entry}
+    pairs = " and ".join(f"{axis} {show(value)}" for axis, value in entry.items() if axis in tied)
+    hint = "Axes that move together by zip meet only in values at the same place of their lists."
+    yield study.error(path, f'this exclude of step "{name}" matches nothing: {pairs} never meet', hint=hint)
+
+
+def _unused(study: Study, name: str, step: Step) -> Iterator[StudyError]:
+    """Axes whose values would make no difference."""
+    if step.params == "task":
+        return
+    used: set[str] = set()
+    for _, text in step.templates():
+        try:
+            used.update(reference.name for reference in Template.parse(text).names)
+        except TemplateError:
+            return  # told with the names
+    for need in step.needs:
+        used.update(step_axes(study, need))
+    places = dict(_declared(step))
+    for place, entry in enumerate(step.include):
+        for axis in entry:
+            places.setdefault(axis, ("include", place, axis))
+    for axis, where in places.items():
+        if axis in used:
+            continue
+        path = ("steps", name, *where)
+        if step.gate is not None:
+            message = f'axis "{axis}" of the gate "{name}" has no part in what it needs'
+            yield study.error(
+                path, message, hint="The axes of a gate are those of the steps it needs; remove this one.", key=True
+            )
+            continue
+        said = "seeds are given" if where == ("seeds",) else f'axis "{axis}" is declared'
+        hint = (
+            f"Use it as {{{axis}}} in run, env or resources. "
+            "If the script reads its parameters by shoal.task().params, say so: params: task."
+        )
+        message = f'{said}, but step "{name}" uses {{{axis}}} nowhere: all its values would do the same'
+        yield study.error(path, message, hint=hint, key=True)
