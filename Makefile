@@ -11,7 +11,7 @@ ONE_THREAD = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 VECLIB_M
 # system manages, and changes nothing there).
 FIND_UV = uv=uv; uv pip install --help 2>/dev/null | grep -q -e --group || uv=.venv-uv/bin/uv; \
 	test "$$uv" = uv || test -x "$$uv" || { echo "installing uv into .venv-uv"; \
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --target .venv-uv uv; } || exit 1
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target .venv-uv uv; } || exit 1
 
 .PHONY: help quickstart setup dev test lint format types docs proof bench constraints clean distclean
 

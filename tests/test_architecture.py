@@ -1,0 +1,150 @@
+"""The arrow of the design, held: who may import whom, and what must stay light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parent.parent / "src"
+
+BASE = {"errors", "units"}
+# study -> plan -> store, executors -> runner; results read the store, the report reads results. Nothing points back.
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "units": set(),
+    "agent": set(),
+    "failures": {"agent"},
+    "inside": {"errors"},
+    "study": BASE,
+    "plan": BASE | {"study"},
+    "store": BASE | {"agent", "failures", "study", "plan"},
+    "executors": BASE | {"agent", "failures", "study", "plan"},
+    "runner": BASE | {"agent", "failures", "study", "plan", "store", "executors"},
+    "results": BASE | {"agent", "failures", "study", "plan", "store"},
+    "report": BASE | {"agent", "failures", "study", "plan", "store", "results"},
+    "cli": BASE | {"agent", "failures", "study", "plan", "store", "executors", "runner", "results", "report"},
+    "__main__": {"cli"},
+    "": {"errors", "inside", "results"},
+}
+PUBLIC_MODULES = ("shoal", "shoal.errors")
+HEAVY = ("torch", "numpy", "pandas", "pydantic", "rich", "typer", "yaml", "jinja2", "vl_convert", "sqlite3")
+
+
+def modules(package: str) -> list[Path]:
+    """All files of a package."""
+    found = sorted((SRC / package).rglob("*.py"))
+    assert found
+    return found
+
+
+def dotted(path: Path) -> str:
+    """The module's name."""
+    return ".".join(path.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path) -> Iterator[tuple[int, str, str | None]]:
+    """Line, module and, of `from module import name`, the name: at the top, in functions and for type checkers alike."""
+    package = dotted(path) if path.name == "__init__.py" else dotted(path).rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                module = ".".join([*above, *([module] if module else [])])
+            yield from ((node.lineno, module, alias.name) for alias in node.names)
+
+
+def part(module: str, name: str | None = None) -> str:
+    """The part of the engine that an import reaches: `shoal.study.load` -> `study`, `from shoal import errors` -> `errors`."""
+    words = module.split(".")
+    if len(words) == 1:
+        return name if name in ALLOWED else ""
+    return words[1]
+
+
+def test_every_part_of_the_engine_has_its_place() -> None:
+    parts = {part(dotted(path)) for path in modules("shoal")}
+    assert parts <= set(ALLOWED), "a new part: say in ALLOWED, and in docs/design.md, what it may import"
+
+
+@pytest.mark.parametrize("name", sorted(ALLOWED))
+def test_imports_follow_the_arrow(name: str) -> None:
+    wrong = [
+        f"{path.relative_to(SRC)}:{line}: {part(dotted(path)) or 'shoal'} imports {module}"
+        for path in modules("shoal")
+        if part(dotted(path)) == name
+        for line, module, imported in imports(path)
+        if module.split(".")[0] == "shoal" and part(module, imported) not in ALLOWED[name] | {name}
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_arrow_has_no_circle() -> None:
+    left = {name: set(below) for name, below in ALLOWED.items()}
+    while left:
+        free = {name for name, below in left.items() if not below & set(left)}
+        assert free, f"these parts may import each other in a circle: {sorted(left)}"
+        left = {name: below for name, below in left.items() if name not in free}
+
+
+def test_the_agent_is_one_file_of_standard_library() -> None:
+    files = modules("shoal/agent")
+    assert {path.name for path in files} == {"__init__.py", "agent.py"}
+    for path in files:
+        wrong = [
+            f"{path.name}:{line}: {module}"
+            for line, module, _ in imports(path)
+            if module.split(".")[0] not in sys.stdlib_module_names
+        ]
+        assert not wrong, wrong
+        ast.parse(path.read_text(), feature_version=(3, 8))
+
+
+def test_the_engine_knows_nothing_of_the_applications() -> None:
+    wrong = [
+        f"{path.relative_to(SRC)}:{line}"
+        for path in modules("shoal")
+        for line, module, _ in imports(path)
+        if module.split(".")[0] in ("shoal_earth", "torch", "torchvision", "rasterio", "geopandas", "timm")
+    ]
+    assert not wrong, wrong
+
+
+def test_the_applications_use_public_names_only() -> None:
+    import shoal
+    import shoal.errors
+
+    public = {"shoal": set(shoal.__all__), "shoal.errors": set(shoal.errors.__all__)}
+    wrong = [
+        f"{path.relative_to(SRC)}:{line}: {module}{'.' + name if name else ''}"
+        for path in modules("shoal_earth")
+        for line, module, name in imports(path)
+        if module.split(".")[0] == "shoal"
+        and (module not in PUBLIC_MODULES or (name is not None and name not in public[module]))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def loaded_by(code: str) -> set[str]:
+    """Top-level modules in memory after `code` ran in a fresh interpreter."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"], capture_output=True, text=True, check=True
+    )
+    return {module.split(".")[0] for module in done.stdout.split()}
+
+
+def test_import_shoal_and_task_are_light() -> None:
+    heavy = loaded_by("import shoal; shoal.task; shoal.ShoalError") & set(HEAVY)
+    assert not heavy, heavy
+
+
+def test_the_command_line_starts_light() -> None:
+    heavy = loaded_by("import shoal.cli") & (set(HEAVY) - {"typer"})
+    assert not heavy, heavy
