@@ -1,0 +1,1 @@
+"""Remote-sensing applications on Shoal: a user's code, written with Shoal's public interface alone."""

@@ -1,0 +1,42 @@
+"""``shoal-earth``: one group of commands for each application.
+
+A group is a module with a ``typer`` app that imports nothing heavy; add it to ``GROUPS``.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import typer
+
+from shoal.errors import ShoalError
+from shoal_earth.segmentation import cli as segmentation
+
+__all__ = ["main"]
+
+GROUPS = {"segmentation": segmentation.app}
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Remote-sensing applications on Shoal: from scenes and polygons to trained, tested models.",
+)
+for _name, _group in GROUPS.items():
+    app.add_typer(_group, name=_name)
+
+
+@app.callback()
+def _options() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("rasterio").setLevel(logging.ERROR)
+
+
+def main() -> None:
+    """The command ``shoal-earth``: an error that has a known cause is one message, never a traceback."""
+    try:
+        app()
+    except ShoalError as error:
+        print(f"shoal-earth: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,1 @@
+"""From scenes and polygons to chips: reading, labels, splits, statistics, shards."""

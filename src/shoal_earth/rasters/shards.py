@@ -1,0 +1,172 @@
+"""Chips on disk: uncompressed tar files of ``.npy`` members and one index of their offsets.
+
+Any tar reader (WebDataset too) can read the shards; with the index a chip is one ``pread`` away. The same chips give the
+same bytes: times, owners and order are fixed.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from shoal.errors import UsageError
+
+__all__ = ["INDEX", "ShardReader", "ShardWriter"]
+
+INDEX = "index.json"
+_FORMAT = 1
+
+
+class ShardWriter:
+    """Write chips into shards, then the index. Until :meth:`close` there is no index, and without it nothing counts as written.
+
+    Args:
+        folder: where to; an index that is there already is removed first.
+        shard_bytes: a new shard is begun when the last one has grown beyond this.
+    """
+
+    def __init__(self, folder: Path, *, shard_bytes: int = 512 * 2**20) -> None:
+        self.folder, self.shard_bytes = folder, shard_bytes
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / INDEX).unlink(missing_ok=True)
+        for old in [*folder.glob("*.tar"), *folder.glob(".*.tar.part")]:
+            old.unlink()
+        self.chips: list[dict[str, Any]] = []
+        self.shards: list[dict[str, Any]] = []
+        self._open: dict[str, tuple[str, Any, tarfile.TarFile]] = {}
+        self._made: dict[str, int] = {}
+
+    def add(self, split: str, key: str, arrays: dict[str, np.ndarray[Any, Any]], **facts: Any) -> None:
+        """Append one chip: ``{"image": ..., "label": ...}`` become ``<key>.image.npy``, ``<key>.label.npy``."""
+        if split not in self._open:
+            number = self._made[split] = self._made.get(split, -1) + 1
+            name = f"{split}-{number:05d}.tar"
+            file = (self.folder / f".{name}.part").open("wb")
+            tar = tarfile.TarFile(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT)
+            self._open[split] = name, file, tar
+        name, file, tar = self._open[split]
+        places = {}
+        for kind, array in sorted(arrays.items()):
+            buffer = io.BytesIO()
+            np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+            member = tarfile.TarInfo(f"{key}.{kind}.npy")
+            member.size, member.mode = buffer.tell(), 0o644
+            buffer.seek(0)
+            places[kind] = [tar.offset + tarfile.BLOCKSIZE, member.size]
+            tar.addfile(member, buffer)
+        self.chips.append({"key": key, "split": split, "shard": name, **places, **facts})
+        if tar.offset > self.shard_bytes:
+            self._finish(split)
+
+    def _finish(self, split: str) -> None:
+        name, file, tar = self._open.pop(split)
+        tar.close()
+        file.flush()
+        os.fsync(file.fileno())
+        self.shards.append({"name": name, "bytes": file.tell()})
+        file.close()
+
+    def close(self, **facts: Any) -> None:
+        """Give the shards their names and write the index, with any more facts about the chips."""
+        for split in sorted(self._open):
+            self._finish(split)
+        self.shards.sort(key=lambda shard: str(shard["name"]))
+        for shard in self.shards:
+            (self.folder / f".{shard['name']}.part").replace(self.folder / shard["name"])
+        content = {"format": _FORMAT, **facts, "shards": self.shards, "chips": self.chips}
+        temporary = self.folder / f".{INDEX}.part"
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(_compact(content))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.folder / INDEX)
+
+
+def _compact(content: dict[str, Any]) -> str:
+    """JSON with one chip a line: readable, and small in a diff."""
+    lists = {key: content[key] for key in ("shards", "chips")}
+    head = json.dumps({k: v for k, v in content.items() if k not in lists}, indent=1)[:-2]
+    parts = [f' "{k}": [\n  ' + ",\n  ".join(json.dumps(item) for item in v) + "\n ]" for k, v in lists.items()]
+    return head + ",\n" + ",\n".join(parts) + "\n}\n"
+
+
+class ShardReader:
+    """Read chips by position, in about a millisecond or less.
+
+    Args:
+        folder: what :class:`ShardWriter` wrote.
+
+    Raises:
+        UsageError: there is no index, or a shard is missing or of another size than the index says.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        path = self.folder / INDEX
+        try:
+            self.index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            self.chips: list[dict[str, Any]] = self.index["chips"]
+            sizes = {str(shard["name"]): int(shard["bytes"]) for shard in self.index["shards"]}
+            known = self.index["format"] == _FORMAT
+        except FileNotFoundError:
+            raise UsageError(
+                f"{path}: there is no such file, so this is no folder of chips",
+                hint="Make it with: shoal-earth segmentation chips",
+            ) from None
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise UsageError(f"{path}: cannot be read as an index of chips: {error}") from None
+        if not known:
+            raise UsageError(f"{path}: is of format {self.index['format']}, this version reads {_FORMAT}")
+        for name, size in sizes.items():
+            if PurePosixPath(name).name != name:
+                raise UsageError(f'{path}: the name of a shard, "{name}", leaves the folder')
+            shard = self.folder / name
+            if not shard.is_file() or shard.stat().st_size != size:
+                found = f"{shard.stat().st_size} bytes" if shard.is_file() else "missing"
+                raise UsageError(f"{shard}: should have {size} bytes and is {found}", hint="Make the chips again.")
+        if unknown := {str(chip["shard"]) for chip in self.chips} - sizes.keys():
+            raise UsageError(f"{path}: chips lie in a shard that is not listed: {min(unknown)}")
+        self._files: dict[str, int] = {}
+        self._owner = os.getpid()
+
+    def read(self, position: int, kind: str) -> np.ndarray[Any, Any]:
+        """One array of one chip, e.g. ``read(3, "image")``."""
+        chip = self.chips[position]
+        offset, size = chip[kind]
+        data = os.pread(self._file(chip["shard"]), size, offset)
+        try:
+            return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+        except ValueError as error:
+            raise UsageError(f"{self.folder / chip['shard']}: chip {chip['key']} is damaged: {error}") from None
+
+    def _file(self, name: str) -> int:
+        if self._owner != os.getpid():  # a forked worker opens its own
+            self._files, self._owner = {}, os.getpid()
+        if name not in self._files:
+            self._files[name] = os.open(self.folder / name, os.O_RDONLY)
+        return self._files[name]
+
+    def close(self) -> None:
+        """Close the shards."""
+        if self._owner == os.getpid():
+            for file in self._files.values():
+                os.close(file)
+        self._files = {}
+
+    def __enter__(self) -> ShardReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": {}, "_owner": -1}

@@ -1,0 +1,43 @@
+"""Split scenes into regions for training, validation and test that share no pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+__all__ = ["SPLITS", "assign"]
+
+SPLITS = ("train", "val", "test")
+
+
+def assign(weights: Sequence[float], shares: Mapping[str, float], seed: int) -> list[str]:
+    """Give each region to a split, so that each split gets its share of the foreground and of the area.
+
+    Regions are dealt from the one with most foreground down, each to the split that is furthest behind its share; regions
+    without any are then dealt by number.
+
+    Args:
+        weights: foreground of each region, in pixels.
+        shares: split to its share; they are scaled to sum to 1.
+        seed: shuffles regions of similar weight, and those that are empty.
+    """
+    total = sum(shares.values())
+    names = [name for name in SPLITS if shares.get(name, 0) > 0]
+    wanted = {name: shares[name] / total for name in names}
+    rng = np.random.default_rng(seed)
+    shuffled = [int(i) for i in rng.permutation(len(weights))]
+    # Regions within a factor of about 1.5 count as alike, so that the seed has something to decide.
+    ranked = sorted(shuffled, key=lambda i: -round(np.log(weights[i]) / 0.4) if weights[i] > 0 else np.inf)
+    got, held = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
+    result = [""] * len(weights)
+    foreground = sum(weights) or 1.0
+    for done, index in enumerate(ranked):
+        if weights[index] > 0:
+            chosen = max(names, key=lambda n: wanted[n] - got[n] / foreground)
+        else:
+            chosen = max(names, key=lambda n: wanted[n] * (done + 1) - held[n])
+        got[chosen] += weights[index]
+        held[chosen] += 1
+        result[index] = chosen
+    return result

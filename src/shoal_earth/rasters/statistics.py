@@ -1,0 +1,81 @@
+"""Per-band statistics of training pixels, gathered in strips: exact for integers, from an even sample for floats."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from shoal.errors import UsageError
+
+__all__ = ["BandStatistics", "normalise"]
+
+_SAMPLE = 2_000_000
+
+
+class BandStatistics:
+    """Counts the values of each band and turns them into a scale.
+
+    Args:
+        bands: how many.
+        dtype: type of the values.
+    """
+
+    def __init__(self, bands: int, dtype: str) -> None:
+        self.bands, self.dtype = bands, np.dtype(dtype)
+        self.exact = self.dtype.kind in "ui" and self.dtype.itemsize <= 2
+        self.lowest = int(np.iinfo(self.dtype).min) if self.exact else 0
+        size = 2 ** (8 * self.dtype.itemsize) if self.exact else 0
+        self.counts = np.zeros((bands, size), np.int64)
+        self.sample: list[np.ndarray[Any, Any]] = []
+        self.kept, self.every = 0, 1
+
+    def add(self, values: np.ndarray[Any, Any]) -> None:
+        """Take in pixels, shape (bands, n)."""
+        if self.exact:
+            for band in range(self.bands):
+                shifted = values[band].astype(np.int64) - self.lowest
+                self.counts[band] += np.bincount(shifted, minlength=self.counts.shape[1])
+            return
+        finite = values[:, np.isfinite(values).all(0)][:, :: self.every].astype(np.float64)
+        self.sample.append(finite)
+        self.kept += finite.shape[1]
+        while self.kept > _SAMPLE:
+            self.sample = [part[:, ::2] for part in self.sample]
+            self.kept = sum(part.shape[1] for part in self.sample)
+            self.every *= 2
+
+    def scale(self, low: float = 1.0, high: float = 99.0) -> list[dict[str, float]]:
+        """For each band ``low`` and ``high`` (the values at these percentiles) and ``mean`` and ``std`` after clipping to
+        them and scaling to 0..1: what :func:`normalise` needs.
+        """
+        result = []
+        for band in range(self.bands):
+            values: np.ndarray[Any, Any]
+            if self.exact:
+                used = np.flatnonzero(self.counts[band])
+                values, counts = (used + self.lowest).astype(np.float64), self.counts[band][used]
+            else:
+                values = np.sort(np.concatenate([part[band] for part in self.sample] or [np.empty(0)]))
+                counts = np.ones(len(values), np.int64)
+            if not len(values):
+                raise UsageError("the training split has no valid pixel to take statistics from")
+            reached = np.cumsum(counts) / counts.sum()
+            bottom = float(values[np.searchsorted(reached, low / 100)])
+            top = float(values[min(int(np.searchsorted(reached, high / 100)), len(values) - 1)])
+            top = top if top > bottom else bottom + 1.0
+            scaled = np.clip((values - bottom) / (top - bottom), 0, 1)
+            mean = float(np.average(scaled, weights=counts))
+            std = float(np.sqrt(np.average((scaled - mean) ** 2, weights=counts)))
+            result.append({"low": bottom, "high": top, "mean": mean, "std": max(std, 1e-6)})
+        return result
+
+
+def normalise(values: np.ndarray[Any, Any], scale: list[dict[str, float]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Values (bands, height, width) to zero mean and unit spread on the training pixels, outliers clipped, as float32."""
+    low, high, mean, std = (
+        np.array([band[key] for band in scale], np.float32)[:, None, None] for key in ("low", "high", "mean", "std")
+    )
+    unit = np.clip((values.astype(np.float32) - low) / (high - low), 0, 1)
+    result: np.ndarray[Any, np.dtype[np.float32]] = np.nan_to_num((unit - mean) / std)
+    return result

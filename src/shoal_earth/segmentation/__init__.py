@@ -1,0 +1,1 @@
+"""Semantic segmentation of chips: models, losses, metrics, training and testing."""

@@ -1,0 +1,144 @@
+"""``shoal-earth segmentation chips | train | test``. Heavy libraries are imported by the commands, not by this file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shoal.errors import UsageError
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Segment scenes: polygons to chips, chips to models, models to scores.")
+
+Out = Annotated[Path | None, typer.Option(help="Folder for the output; inside a Shoal task its own by default.")]
+Chips = Annotated[Path, typer.Option(help="Folder of chips.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
+@app.command("chips")
+def chips_command(
+    raster: Annotated[list[Path], typer.Option(help="Scene; give the option again for more.")],
+    polygons: Annotated[
+        list[Path], typer.Option(help="Vector file with the polygons; give the option again for more.")
+    ],
+    out: Out = None,
+    size: Annotated[int, typer.Option(help="Pixels on a side of a chip.")] = 256,
+    stride: Annotated[
+        int | None, typer.Option(help="Pixels from one training chip to the next; by default the size.")
+    ] = None,
+    resolution: Annotated[
+        float | None, typer.Option(help="Resample to pixels of this size, in units of the CRS.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Shares of training, validation and test.")] = "0.6,0.15,0.25",
+    region: Annotated[int, typer.Option(help="Side of the regions dealt to the splits, in chips.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of that deal.")] = 0,
+    min_valid: Annotated[float, typer.Option(help="Smallest share of valid pixels in a chip.")] = 0.5,
+    keep_empty: Annotated[bool, typer.Option(help="Keep training chips without a polygon.")] = True,
+    name: Annotated[str, typer.Option(help="Name of the class that the polygons stand for.")] = "foreground",
+) -> None:
+    """Cut chips from scenes, label them with polygons, split them by region."""
+    from shoal_earth.rasters.chips import ChipRules, make_chips
+    from shoal_earth.session import current_task
+
+    try:
+        shares = tuple(float(part) for part in split.split(","))
+    except ValueError:
+        shares = ()
+    if len(shares) != 3:
+        raise UsageError(f'--split needs three numbers such as 0.6,0.15,0.25, not "{split}"')
+    rules = ChipRules(size, stride or size, resolution, shares, region, seed, min_valid, keep_empty, name)
+    task = current_task(out)
+    made = make_chips(raster, polygons, Path(task.out), rules)
+    for line in made.lines:
+        typer.echo(line)
+    task.log(made.counts)
+
+
+@app.command("train")
+def train_command(
+    chips: Chips,
+    model: Annotated[
+        str, typer.Option(help="Architecture: unet, unetplusplus, fpn, linknet, deeplabv3plus, segformer, ...")
+    ],
+    out: Out = None,
+    encoder: Annotated[str, typer.Option(help="Encoder, e.g. resnet50, or tu- and a timm model.")] = "resnet50",
+    weights: Annotated[str, typer.Option(help="Start of the encoder: none, imagenet, or a file.")] = "none",
+    depth: Annotated[int | None, typer.Option(help="Stages of the encoder.")] = None,
+    width: Annotated[int | None, typer.Option(help="Channels of the decoder at its widest.")] = None,
+    lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-3,
+    epochs: Annotated[int, typer.Option(help="Passes over the training chips.")] = 50,
+    batch_size: Annotated[int, typer.Option(help="Chips a step, for each process.")] = 8,
+    seed: Annotated[int, typer.Option(help="Same seed, same numbers (on a CPU).")] = 0,
+    loss: Annotated[str, typer.Option(help="ce, dice, focal, or a sum such as ce+dice.")] = "ce+dice",
+    optimizer: Annotated[str, typer.Option(help="adam, adamw, sgd or lamb.")] = "adamw",
+    weight_decay: Annotated[float, typer.Option(help="Of weights, not of norms and biases.")] = 0.01,
+    schedule: Annotated[str, typer.Option(help="constant, linear, polynomial or cosine.")] = "cosine",
+    warmup: Annotated[float, typer.Option(help="Share of the steps over which the rate rises.")] = 0.05,
+    augment: Annotated[str, typer.Option(help="none, flips, or full (with brightness and contrast).")] = "flips",
+    accumulate: Annotated[int, typer.Option(help="Batches that make one step.")] = 1,
+    clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
+    ema: Annotated[float | None, typer.Option(help="Decay of a moving average of the weights.")] = None,
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    workers: Annotated[int, typer.Option(help="Processes that read chips ahead.")] = 0,
+    evaluate_every: Annotated[int, typer.Option(help="Epochs between two evaluations.")] = 1,
+    device: Device = "auto",
+) -> None:
+    """Train a model on chips; with torchrun on several GPUs. A new start goes on where the last one stopped."""
+    from shoal_earth.segmentation.train import TrainSettings, train
+
+    settings = TrainSettings(
+        model=model,
+        encoder=encoder,
+        lr=lr,
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=seed,
+        weights=None if weights == "none" else weights,
+        depth=depth,
+        width=width,
+        loss=loss,
+        optimizer=optimizer,
+        weight_decay=weight_decay,
+        schedule=schedule,
+        warmup=warmup,
+        augment=augment,
+        accumulate=accumulate,
+        clip=clip,
+        ema=ema,
+        precision=precision,
+        workers=workers,
+        evaluate_every=evaluate_every,
+        device=device,
+    )
+    best = train(chips, out, settings)
+    if best:
+        typer.echo(f"best: {best['metric']} {best['value']:.4f} at step {best['step']}")
+
+
+@app.command("test")
+def score_command(
+    chips: Chips,
+    checkpoint: Annotated[Path, typer.Option(help="best.pt or last.pt of a training.")],
+    out: Out = None,
+    split: Annotated[str, typer.Option(help="Which chips: train, val or test.")] = "test",
+    batch_size: Annotated[int, typer.Option(help="Chips at once.")] = 16,
+    pictures: Annotated[int, typer.Option(help="How many chips to draw.")] = 6,
+    device: Device = "auto",
+) -> None:
+    """Score a trained model on chips that it never saw, and draw its answers."""
+    from shoal_earth.segmentation.testing import score_checkpoint
+
+    metrics = score_checkpoint(
+        chips, checkpoint, out, split=split, batch_size=batch_size, pictures=pictures, device=device
+    )
+    for key in (
+        f"{split}/iou",
+        f"{split}/f1",
+        f"{split}/accuracy",
+        f"{split}/trivial/iou",
+        f"{split}/trivial/accuracy",
+    ):
+        typer.echo(f"{key} {metrics[key]:.4f}")

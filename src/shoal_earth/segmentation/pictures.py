@@ -1,0 +1,70 @@
+"""Pictures of chips for the report: the image, the truth, and the prediction with its mistakes in colour."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["COLOURS", "choose", "save_panels"]
+
+# Okabe and Ito's palette, told apart by colour-blind readers too.
+COLOURS = {"hit": (0, 158, 115), "false": (230, 159, 0), "missed": (204, 85, 167), "truth": (86, 180, 233)}
+_SIDE = 256
+
+
+def choose(shares: list[float], count: int = 6) -> list[int]:
+    """Which chips to show: spread evenly from the one with most foreground down to the least that has any.
+
+    Depends on the chips alone, so that every model shows the same ones.
+    """
+    ranked = sorted((i for i, share in enumerate(shares) if share > 0), key=lambda i: (-shares[i], i))
+    ranked = ranked or list(range(len(shares)))
+    if len(ranked) <= count:
+        return ranked
+    return [ranked[round(n * (len(ranked) - 1) / (count - 1))] for n in range(count)]
+
+
+def save_panels(
+    folder: Path,
+    image: np.ndarray[Any, Any],
+    truth: np.ndarray[Any, Any],
+    prediction: np.ndarray[Any, Any],
+    ignore: int = 255,
+) -> None:
+    """Write ``input.png``, ``truth.png`` and ``prediction.png``.
+
+    Args:
+        folder: of this sample.
+        image: (bands, height, width), any scale: the first three bands, or one as grey.
+        truth, prediction: class of each pixel (height, width); everything but class 0 is drawn as foreground.
+        ignore: label that is drawn dark and counts for nothing.
+    """
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    bands = image[:3] if image.shape[0] >= 3 else image[:1].repeat(3, 0)
+    low, high = (np.percentile(bands, q, axis=(1, 2), keepdims=True) for q in (1, 99))
+    grey = np.clip((bands - low) / np.maximum(high - low, 1e-6), 0, 1) * 255
+    base = np.moveaxis(grey, 0, -1)
+    counted = truth != ignore
+    is_true, is_predicted = (truth != 0) & counted, (prediction != 0) & counted
+    layers = {
+        "input": {},
+        "truth": {"truth": is_true},
+        "prediction": {
+            "hit": is_true & is_predicted,
+            "false": ~is_true & is_predicted,
+            "missed": is_true & ~is_predicted,
+        },
+    }
+    factor = max(1, -(-_SIDE // base.shape[0]))
+    for panel, parts in layers.items():
+        drawn = base.copy()
+        for name, where in parts.items():
+            drawn[where] = 0.4 * drawn[where] + 0.6 * np.array(COLOURS[name])
+        drawn[~counted] *= 0.3
+        picture = Image.fromarray(drawn.round().astype(np.uint8))
+        picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+        picture.save(folder / f"{panel}.png", optimize=True)

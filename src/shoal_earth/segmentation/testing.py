@@ -1,0 +1,81 @@
+"""Test one trained segmentation model on chips that it never saw."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from shoal.errors import UsageError
+from shoal_earth.segmentation.dataset import ChipExamples
+from shoal_earth.segmentation.metrics import confusion, scores, trivial_scores
+from shoal_earth.segmentation.models import load_model
+from shoal_earth.segmentation.pictures import choose, save_panels
+from shoal_earth.session import current_task
+from shoal_earth.training.checkpoint import load_checkpoint
+from shoal_earth.training.distributed import ranks
+
+__all__ = ["score_checkpoint"]
+
+
+def score_checkpoint(
+    chips: Path,
+    checkpoint: Path,
+    out: Path | None,
+    *,
+    split: str = "test",
+    batch_size: int = 16,
+    pictures: int = 6,
+    device: str = "auto",
+) -> dict[str, float]:
+    """Score a checkpoint on a split and draw some of its chips.
+
+    Args:
+        chips: folder of chips.
+        checkpoint: file of ``shoal-earth segmentation train``.
+        out: where pictures and metrics go; Shoal's output folder by default.
+        split: which chips.
+        batch_size: chips at once.
+        pictures: how many chips to draw.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Returns:
+        The metrics that were logged: those of the model, and under ``<split>/trivial`` those of the answer "all background".
+    """
+    task = current_task(out)
+    with ranks(device) as here:
+        state = load_checkpoint(checkpoint)
+        model = load_model(state).to(here.device).to(memory_format=torch.channels_last)
+        # The scale of the training chips belongs to the model.
+        examples = ChipExamples(chips, split, scale=state["meta"]["scale"])
+        names = examples.index["classes"]
+        _same(state["meta"], examples, checkpoint, chips)
+        matrix = torch.zeros(len(names), len(names), dtype=torch.int64)
+        shown = choose([examples.chip(i)["share"] for i in range(len(examples))], pictures)
+        captions = {}
+        with torch.no_grad():
+            for images, labels, indices in examples.batches(batch_size):
+                inputs = images.to(here.device, memory_format=torch.channels_last)
+                predicted = model(inputs).argmax(1).cpu()
+                matrix += confusion(predicted, labels, len(names))
+                for image, truth, prediction, index in zip(images, labels, predicted, indices, strict=True):
+                    if index in shown:
+                        key = str(examples.chip(index)["key"])
+                        save_panels(Path(task.out) / "pictures" / key, image.numpy(), truth.numpy(), prediction.numpy())
+                        own = scores(confusion(prediction, truth, len(names)), names, "chip")
+                        captions[key] = {"score": round(own["chip/iou"], 4), "caption": f"IoU {own['chip/iou']:.2f}"}
+    metrics = scores(matrix, names, split) | trivial_scores(matrix, names, f"{split}/trivial")
+    if captions:
+        path = Path(task.out) / "pictures" / "pictures.json"
+        path.write_text(json.dumps(captions, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    task.log(metrics)
+    return metrics
+
+
+def _same(meta: dict[str, object], examples: ChipExamples, checkpoint: Path, chips: Path) -> None:
+    for key in ("bands", "classes", "resolution"):
+        if meta[key] != examples.index[key]:
+            raise UsageError(
+                f"{checkpoint}: was trained on chips with {key} {meta[key]}, but those in {chips} have {examples.index[key]}"
+            )

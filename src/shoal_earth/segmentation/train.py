@@ -1,0 +1,185 @@
+"""Train one segmentation model on chips."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from shoal_earth.segmentation.dataset import ChipExamples
+from shoal_earth.segmentation.losses import build_loss
+from shoal_earth.segmentation.metrics import confusion, scores
+from shoal_earth.segmentation.models import build_model
+from shoal_earth.session import current_task
+from shoal_earth.training.data import Batches
+from shoal_earth.training.distributed import Ranks, ranks, seed_everything
+from shoal_earth.training.loop import Fit, Loop, to_device
+from shoal_earth.training.optim import Schedule, build_optimizer
+
+__all__ = ["TrainSettings", "evaluate_split", "train"]
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What to train and how; the names are those of the command line."""
+
+    model: str
+    encoder: str
+    lr: float
+    epochs: int
+    batch_size: int
+    seed: int = 0
+    weights: str | None = None
+    depth: int | None = None
+    width: int | None = None
+    loss: str = "ce+dice"
+    optimizer: str = "adamw"
+    weight_decay: float = 0.01
+    schedule: str = "cosine"
+    warmup: float = 0.0
+    augment: str = "flips"
+    accumulate: int = 1
+    clip: float | None = None
+    ema: float | None = None
+    precision: str = "fp32"
+    workers: int = 0
+    evaluate_every: int = 1
+    device: str = "auto"
+
+
+def train(chips: Path, out: Path | None, settings: TrainSettings) -> dict[str, Any]:
+    """Train to the end, going on from an earlier attempt's state if there is one.
+
+    Args:
+        chips: folder of chips.
+        out: where ``best.pt`` and ``last.pt`` go at the end; Shoal's output folder by default.
+        settings: what and how.
+
+    Returns:
+        The best state: ``step``, ``metric``, ``value`` and all its ``metrics``.
+    """
+    task = current_task(out)
+    with ranks(settings.device) as here:
+        seed_everything(settings.seed)
+        examples = ChipExamples(chips, "train", augment=settings.augment)
+        validation = ChipExamples(chips, "val")
+        names = examples.index["classes"]
+        architecture = {
+            "model": settings.model,
+            "encoder": settings.encoder,
+            "bands": examples.index["bands"],
+            "classes": names,
+            "depth": settings.depth,
+            "width": settings.width,
+        }
+        model = build_model(
+            settings.model,
+            settings.encoder,
+            bands=examples.index["bands"],
+            classes=len(names),
+            weights=settings.weights,
+            depth=settings.depth,
+            width=settings.width,
+        ).to(here.device)
+        loss = build_loss(settings.loss)
+        batches = Batches(
+            examples,
+            settings.batch_size,
+            settings.seed,
+            accumulate=settings.accumulate,
+            rank=here.rank,
+            world=here.world,
+            workers=settings.workers,
+            pin=here.device.type == "cuda",
+        )
+        steps = settings.epochs * batches.steps_per_epoch
+
+        def losses(net: nn.Module, batch: Any) -> Mapping[str, torch.Tensor]:
+            images, labels = batch
+            return {"loss": loss(net(images), labels)}
+
+        def evaluate(net: nn.Module) -> Mapping[str, float]:
+            return evaluate_split(net, validation, here, "val", settings.batch_size, settings.precision, loss)
+
+        fit = Fit(
+            model,
+            build_optimizer(settings.optimizer, model, settings.lr, weight_decay=settings.weight_decay),
+            Schedule(settings.schedule, steps, warmup=round(settings.warmup * steps)),
+            batches,
+            losses,
+            evaluate,
+            config=Loop(
+                epochs=settings.epochs,
+                monitor="val/iou",
+                seed=settings.seed,
+                precision=settings.precision,
+                clip=settings.clip,
+                ema=settings.ema,
+                evaluate_every=settings.evaluate_every,
+                channels_last=True,
+            ),
+            ranks=here,
+            task=task,
+            checkpoints=Path(task.checkpoints),
+            meta={
+                "kind": "segmentation",
+                **architecture,
+                "scale": examples.index["scale"],
+                "size": examples.index["size"],
+                "resolution": examples.index["resolution"],
+            },
+        )
+        best = fit.run()
+        target = Path(task.out)
+        fit.save_weights(target / "last.pt")
+        if here.main:
+            _keep_best(fit, Path(task.checkpoints) / "best.pt", target / "best.pt")
+            task.log(
+                {
+                    "best/step": best.get("step", fit.step),
+                    **{f"best/{k}": v for k, v in best.get("metrics", {}).items()},
+                }
+            )
+        here.barrier()
+    return best
+
+
+def _keep_best(fit: Fit, best: Path, target: Path) -> None:
+    # Without one finite value of the metric, no state was ever the best: the last one stands in.
+    if best.exists():
+        shutil.copyfile(best, target)
+    else:
+        fit.save_weights(target)
+
+
+def evaluate_split(
+    model: nn.Module,
+    examples: ChipExamples,
+    here: Ranks,
+    prefix: str,
+    batch_size: int,
+    precision: str = "fp32",
+    loss: Any = None,
+) -> dict[str, float]:
+    """Scores of a model on a split, shared among the ranks and summed into one confusion matrix."""
+    names = examples.index["classes"]
+    matrix = torch.zeros(len(names), len(names), dtype=torch.int64, device=here.device)
+    total = torch.zeros(2, dtype=torch.float64)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    for images, labels, _ in examples.batches(batch_size, here.rank, here.world):
+        images, labels = to_device([images, labels], here.device, channels_last=True)
+        with torch.autocast(here.device.type, dtype, enabled=dtype is not None):
+            logits = model(images)
+        matrix += confusion(logits.argmax(1), labels, len(names))
+        if loss is not None:
+            total += torch.tensor([float(loss(logits, labels)) * len(images), len(images)], dtype=torch.float64)
+    result = scores(here.sum(matrix), names, prefix)
+    if loss is not None:
+        summed = here.sum(total)
+        result[f"{prefix}/loss"] = float(summed[0] / summed[1].clamp(min=1))
+    return result
