@@ -72,6 +72,23 @@ _LINUX = sys.platform.startswith("linux")
 Failure = Dict[str, Any]
 
 
+def newest_change(folder: str) -> float:
+    """Return when the newest file below ``folder`` was written (seconds since 1970), or 0."""
+    newest = 0.0
+    todo = [folder]
+    while todo:
+        try:
+            with os.scandir(todo.pop()) as listing:
+                for entry in listing:
+                    if entry.is_dir(follow_symlinks=False):
+                        todo.append(entry.path)
+                    else:
+                        newest = max(newest, entry.stat(follow_symlinks=False).st_mtime)
+        except OSError:  # it changes while we look
+            continue
+    return newest
+
+
 class Malformed(Exception):
     """A file of the task does not say what it should; the text is a sentence for its author."""
 
@@ -295,9 +312,7 @@ def left_over(group: Optional[int], group_start: Optional[str], spec_path: str) 
     return found
 
 
-def kill_left_over(
-    group: Optional[int], group_start: Optional[str], spec_path: str, seconds: float = 5.0
-) -> bool:
+def kill_left_over(group: Optional[int], group_start: Optional[str], spec_path: str, seconds: float = 5.0) -> bool:
     """Kill what ``left_over`` finds until nothing is left; return whether that came true in ``seconds``."""
     until = time.monotonic() + seconds
     while True:
@@ -310,6 +325,11 @@ def kill_left_over(
         if time.monotonic() > until:
             return False
         time.sleep(0.01)
+
+
+def terminate(pid: int) -> None:
+    """Send SIGTERM, if there is still something to send it to."""
+    _kill(pid, signal.SIGTERM)
 
 
 def _kill(pid: int, signum: int) -> bool:
@@ -342,8 +362,8 @@ def claim(attempt_dir: str, pid: int, start: Optional[str]) -> bool:
     """Take the attempt for this process, once and for all; False when another has it.
 
     The claim is the file ``heartbeat``, made whole by a hard link, so that exactly one process wins and
-    whoever reads it sees who did. A runner that finds an attempt without one claims it with pid 0, and a late agent
-    stays away.
+    whoever reads it sees who did. A runner that finds an attempt without one claims it with pid 0, and a late
+    agent stays away.
     """
     path = os.path.join(attempt_dir, "heartbeat")
     data = json.dumps({"host": os.uname().nodename, "pid": pid, "pid_start": start}).encode("utf-8") + b"\n"
@@ -381,10 +401,10 @@ def digest_tree(path: str, tick: Callable[[], None] = lambda: None) -> Dict[str,
     """Return ``{"digest", "files", "bytes"}`` of a folder (or of one file) by content.
 
     The digest is the SHA-256 of one line ``<relative path> NUL <size> NUL <SHA-256 of the content> LF`` a
-    file, sorted by the bytes of the path; a single file has the empty path. Of a file over 64 MiB the first and
-    the last MiB are hashed. A symbolic link is not followed: its target's text stands for it (``<path> NUL
-    link NUL <target> LF``), so a link can neither lead out of the folder nor around in a circle. Sockets, pipes and
-    devices do not count.
+    file, sorted by the bytes of the path; a single file has the empty path. Of a file over 64 MiB the first
+    and the last MiB are hashed. A symbolic link is not followed: its target's text stands for it (``<path> NUL
+    link NUL <target> LF``), so a link can neither lead out of the folder nor around in a circle. Sockets,
+    pipes and devices do not count.
 
     Args:
         path: the folder or file; itself it may be a link.
@@ -781,9 +801,7 @@ _WRAPPER = re.compile(
     r"|BrokenPipeError|KeyboardInterrupt"
 )
 _FRAME = re.compile(r'^\s*File "(.+)", line (\d+)(?:, in (.+))?$')
-_EXCEPTION = re.compile(
-    r"^(?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception|Exit|Interrupt|Warning|Failure|Timeout)\b"
-)
+_EXCEPTION = re.compile(r"^(?:[A-Za-z_][\w.]*\.)?[A-Z]\w*(?:Error|Exception|Exit|Interrupt|Warning|Failure|Timeout)\b")
 _RANK = re.compile(r"^\[(?:rank)?\d+\]:\s?|^\[default\d+\]:")
 _NOT_OURS = (
     "/site-packages/",
@@ -862,9 +880,7 @@ def _tracebacks(lines: List[str]) -> List[_Trace]:
     return [each for each in found if each.error]
 
 
-def explain(
-    code: Optional[int], signum: Optional[int], log: bytes, oom_killed: bool, argv: List[str]
-) -> Failure:
+def explain(code: Optional[int], signum: Optional[int], log: bytes, oom_killed: bool, argv: List[str]) -> Failure:
     """Return why a command failed that was not stopped: class, one sentence, decisive lines.
 
     Args:
@@ -887,12 +903,7 @@ def explain(
         if many:  # of several ranks, the one that names a resource is the cause of the others' errors
             for trace in causes:
                 body = "\n".join(trace.error)
-                if (
-                    _GPU_MEMORY.search(body)
-                    or _HOST_MEMORY.search(body)
-                    or _BROKEN.search(body)
-                    or _DISK.search(body)
-                ):
+                if _GPU_MEMORY.search(body) or _HOST_MEMORY.search(body) or _BROKEN.search(body) or _DISK.search(body):
                     chosen, block = trace, body
                     break
         shown = _trace_lines(chosen)
@@ -905,15 +916,11 @@ def explain(
     if oom_killed and (
         signum == signal.SIGKILL or code == 128 + signal.SIGKILL or _KILLED.search("\n".join(full[-40:]))
     ):
-        return failure(
-            OOM_HOST, "Out of memory: the kernel killed a process of the task to free memory.", shown
-        )
+        return failure(OOM_HOST, "Out of memory: the kernel killed a process of the task to free memory.", shown)
     if _GPU_MEMORY.search(block):
         return failure(OOM_GPU, _gpu_sentence(block), shown if chosen else [line_with(_GPU_MEMORY)])
     if _SHARED_MEMORY.search(block):
-        message = (
-            "Out of shared memory: /dev/shm is too small for the data loader's workers; raise resources.shm."
-        )
+        message = "Out of shared memory: /dev/shm is too small for the data loader's workers; raise resources.shm."
         return failure(OOM_HOST, message, shown if chosen else [line_with(_SHARED_MEMORY)])
     if _HOST_MEMORY.search(block):
         message = "Out of memory: %s." % _short(line_with(_HOST_MEMORY), 200).rstrip(".")
@@ -941,18 +948,14 @@ def explain(
             [missing or argv[0]],
         )
     if code == 126:
-        return failure(
-            USER, "The command cannot be executed: %s." % _short(full[-1] if full else argv[0], 200), shown
-        )
+        return failure(USER, "The command cannot be executed: %s." % _short(full[-1] if full else argv[0], 200), shown)
     said = next((line for line in reversed(full[-20:]) if _EXCEPTION.match(line)), "") or next(
         (line for line in reversed(full[-20:]) if re.search(r"\berror\b", line, re.I)), ""
     )
     said = said or (full[-1] if full else "")
     if code is not None and code > 128 and _signal_name(code - 128).startswith("SIG"):
         name = _signal_name(code - 128)
-        return failure(
-            USER, "A process of the command %s." % _WORDS.get(name, "was ended by %s" % name), shown
-        )
+        return failure(USER, "A process of the command %s." % _WORDS.get(name, "was ended by %s" % name), shown)
     tail = ": %s" % _short(said, 300) if said else " and wrote nothing"
     return failure(USER, "The command ended with exit code %s%s." % (code, tail.rstrip(".")), shown)
 
@@ -1089,9 +1092,7 @@ class Use:
 class Attempt:
     """One attempt, from the claim to the published result."""
 
-    def __init__(
-        self, spec_path: str, tee: bool = False, alone: bool = True, stdin: Optional[int] = None
-    ) -> None:
+    def __init__(self, spec_path: str, tee: bool = False, alone: bool = True, stdin: Optional[int] = None) -> None:
         """Read the specification.
 
         Args:
@@ -1140,10 +1141,10 @@ class Attempt:
 
     def run(self) -> int:
         """Run it; return the exit status for the agent (see the module's text)."""
-        if not claim(self.dir, os.getpid(), process_start(os.getpid())):
-            return EXIT_CLAIMED
         self._listen()
         try:
+            if not claim(self.dir, os.getpid(), process_start(os.getpid())):
+                return EXIT_CLAIMED
             return self._run()
         finally:
             self._unlisten()
@@ -1171,9 +1172,7 @@ class Attempt:
         except OSError as error:
             self._store_error = self._store_error or error
         except Exception as error:  # a bug of the agent: say so, and leave nothing running
-            self._failure = failure(
-                NODE_LOST, "Shoal's agent failed: %s: %s." % (type(error).__name__, error)
-            )
+            self._failure = failure(NODE_LOST, "Shoal's agent failed: %s: %s." % (type(error).__name__, error))
         finally:
             self._end_everything()
             if reader >= 0:
@@ -1283,19 +1282,13 @@ class Attempt:
                 "The command's folder %s cannot be entered: %s." % (self.spec["cwd"], os.strerror(number)),
             )
         if stage == "exec" and number == errno.ENOENT:
-            if os.path.exists(name):
-                return failure(
-                    USER, "Command not found: the interpreter that the first line of %s names." % name
-                )
+            if "/" in name and os.path.exists(os.path.join(self.spec["cwd"], name)):
+                return failure(USER, "Command not found: the interpreter that the first line of %s names." % name)
             return failure(USER, 'Command not found: "%s" is neither a file nor on the PATH.' % name)
         if stage == "exec" and number == errno.EACCES:
-            return failure(
-                USER, 'The command "%s" may not be executed: permission denied (chmod +x?).' % name
-            )
+            return failure(USER, 'The command "%s" may not be executed: permission denied (chmod +x?).' % name)
         if stage == "exec" and number == errno.ENOEXEC:
-            return failure(
-                USER, 'The command "%s" is not a program for this machine; a script needs a #! line.' % name
-            )
+            return failure(USER, 'The command "%s" is not a program for this machine; a script needs a #! line.' % name)
         if stage == "exec" and number == errno.E2BIG:
             return failure(USER, "The command line or its environment is too long for this system.")
         if stage == "exec" and number in (errno.ENOMEM, errno.EAGAIN):
@@ -1368,9 +1361,7 @@ class Attempt:
         table = processes()
         leader = table.get(self._group)
         recycled = leader is not None and leader.start != self._record["group_start"]
-        found = {
-            each.pid: each for each in _descendants(table, os.getpid() if self._complete else self._group)
-        }
+        found = {each.pid: each for each in _descendants(table, os.getpid() if self._complete else self._group)}
         if not recycled:
             for each in table.values():
                 if self._group in (each.pid, each.group, each.session):
@@ -1539,11 +1530,7 @@ class Attempt:
                         self._terminate(each)
             elif not asked_at:
                 quiet = not opened or moment - lively > _QUIET
-                if (
-                    self._stop is not None
-                    or (quiet and moment - ended_at > 0.05)
-                    or moment - ended_at > _DRAIN
-                ):
+                if self._stop is not None or (quiet and moment - ended_at > 0.05) or moment - ended_at > _DRAIN:
                     asked_at = moment
                     if self._stop is None:
                         log.note("the command has ended and left processes behind: they are ended too")
@@ -1599,12 +1586,8 @@ class Attempt:
         if self._use is not None:
             self._use.close()
         record = self._record
-        code = (
-            os.WEXITSTATUS(self._status) if self._status is not None and os.WIFEXITED(self._status) else None
-        )
-        signum = (
-            os.WTERMSIG(self._status) if self._status is not None and os.WIFSIGNALED(self._status) else None
-        )
+        code = os.WEXITSTATUS(self._status) if self._status is not None and os.WIFEXITED(self._status) else None
+        signum = os.WTERMSIG(self._status) if self._status is not None and os.WIFSIGNALED(self._status) else None
         found = self._what_failed(code, signum)
         beside = ""
         result_path = os.path.join(self.task_dir, "result.json")
@@ -1653,9 +1636,7 @@ class Attempt:
 
     def _what_failed(self, code: Optional[int], signum: Optional[int]) -> Optional[Failure]:
         spec = self.spec
-        killed = (
-            " It had to be killed after %g s of grace." % spec["grace"] if signum == signal.SIGKILL else ""
-        )
+        killed = " It had to be killed after %g s of grace." % spec["grace"] if signum == signal.SIGKILL else ""
         tail = [] if self._log is None else self._log.tail.decode("utf-8", "replace").splitlines()[-5:]
         if self._stop in (PREEMPTED, CANCELLED):
             word = "Preempted" if self._stop == PREEMPTED else "Cancelled"
@@ -1665,9 +1646,7 @@ class Attempt:
         if self._store_error is not None:
             return self._store_failure(self._store_error)
         if self._stop == TIMEOUT:
-            return failure(
-                TIMEOUT, "Not done within its timeout of %g s.%s" % (spec["timeout"], killed), tail
-            )
+            return failure(TIMEOUT, "Not done within its timeout of %g s.%s" % (spec["timeout"], killed), tail)
         if self._stop == STALLED:
             message = "Stalled: no output and no metrics for %g s.%s" % (spec["stall"], killed)
             return failure(STALLED, message, tail)
@@ -1683,18 +1662,7 @@ class Attempt:
         return failure(STORE, "The store cannot be read or written: %s%s." % (error.strerror or error, where))
 
     def _checkpointed(self) -> Optional[float]:
-        newest = 0.0
-        todo = [self.spec["checkpoints"]]
-        while todo:
-            try:
-                with os.scandir(todo.pop()) as listing:
-                    for entry in listing:
-                        if entry.is_dir(follow_symlinks=False):
-                            todo.append(entry.path)
-                        else:
-                            newest = max(newest, entry.stat(follow_symlinks=False).st_mtime)
-            except OSError:
-                continue
+        newest = newest_change(self.spec["checkpoints"])
         # Some file systems keep times by the kernel's tick, a few milliseconds behind the clock.
         return newest if newest >= self._started - 0.01 else None
 
@@ -1730,8 +1698,8 @@ def serve() -> int:
     """Fork an agent for each request on standard input, until that is closed. Agents live on after that.
 
     A request is a line ``{"run": SPEC_PATH}``; answers are lines ``{"run", "pid", "start"}`` when its agent
-    has begun and ``{"pid", "code"}`` when it has ended (a negative code is a signal). A fork costs a millisecond
-    where a new interpreter costs twenty.
+    has begun and ``{"pid", "code"}`` when it has ended (a negative code is a signal). A fork costs a
+    millisecond where a new interpreter costs twenty.
     """
     import gc
 
