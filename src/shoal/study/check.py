@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from shoal.errors import StudyError
 from shoal.study.axes import needed_steps
-from shoal.study.check_axes import check_axes
-from shoal.study.check_names import check_names
+from shoal.study.check_axes import check_axes, check_use
+from shoal.study.check_names import check_names, check_variables
 from shoal.study.check_report import check_report
 from shoal.study.problems import Problems, did_you_mean, quoted
 from shoal.study.readers import STEP
@@ -59,10 +59,13 @@ def check(study: Study, problems: Problems, *, on_disk: bool) -> None:
             problems.add(error, error.message.replace(f' of step "{name}"', ""))
     if list(_edges(study, problems)) or _cycle(study, problems):
         return  # what follows a broken edge says nothing new
+    wrong = {name for name in study.steps if check_axes(study, name, problems)}
+    wrong |= check_names(study, problems)
     for name in study.steps:
-        check_axes(study, name, problems)
+        if name not in wrong:  # there, what looks unused may be what was meant
+            check_use(study, name, problems)
     if not problems:
-        check_names(study, problems)
+        check_variables(study, problems)
     check_report(study, problems)
 
 

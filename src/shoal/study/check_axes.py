@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from shoal.errors import StudyError
-from shoal.study.axes import Axes, can_match, declared_axes, inherited_axes, step_axes
-from shoal.study.problems import Problems, did_you_mean, quoted
+from shoal.study.axes import can_match, declared_axes, inherited_axes, step_axes
+from shoal.study.check_include import check_include
+from shoal.study.problems import Problems, did_you_mean, nearest, quoted
 from shoal.study.schema import Step, Study
 from shoal.study.template import Template, TemplateError, Value
 from shoal.study.values import same_value, show
 
-__all__ = ["PLACES", "RESERVED", "check_axes"]
+__all__ = ["PLACES", "RESERVED", "check_axes", "check_use"]
 
 PLACES = ("out", "checkpoints", "task", "study", "step")
 """Names that every command knows."""
@@ -22,18 +23,24 @@ RESERVED = frozenset((*PLACES, "inputs", "data", "include", "exclude", "zip"))
 _Path = tuple[str | int, ...]
 
 
-def check_axes(study: Study, name: str, problems: Problems) -> None:
-    """Add what is wrong with the axes of one step whose needs are sound."""
+def check_axes(study: Study, name: str, problems: Problems) -> bool:
+    """Add what is wrong with the axes of one step whose needs are sound; whether anything is."""
     step = study.steps[name]
     found = [*_twice(study, name, step), *_names(study, name, step)]
-    if not found:
-        found = [*_entries(study, name, step), *_unused(study, name, step)]
+    found = found or [*_excludes(study, name, step), *check_include(study, name)]
     for error in found:
         problems.add(error, error.message.replace(f' of step "{name}"', ""))
+    return bool(found)
 
 
-def _declared(step: Step) -> Iterator[tuple[str, _Path]]:
-    """The step's own axes, as often as they are declared, and where in the step; include does not count."""
+def check_use(study: Study, name: str, problems: Problems) -> None:
+    """Add the axes of one step whose values would make no difference."""
+    for error in _unused(study, name, study.steps[name]):
+        problems.add(error)
+
+
+def _declared(step: Step, *, include: bool = False) -> Iterator[tuple[str, _Path]]:
+    """The step's own axes, as often as they are declared, and where in the step; on demand those of include as well."""
     for axis in step.matrix:
         yield axis, ("matrix", axis)
     for place, group in enumerate(step.zip):
@@ -41,6 +48,11 @@ def _declared(step: Step) -> Iterator[tuple[str, _Path]]:
             yield axis, ("zip", place, axis)
     if step.seeds is not None:
         yield "seed", ("seeds",)
+    if include:
+        known = set(declared_axes(step))
+        for place, entry in enumerate(step.include):
+            yield from ((axis, ("include", place, axis)) for axis in entry if axis not in known)
+            known.update(entry)
 
 
 def _twice(study: Study, name: str, step: Step) -> Iterator[StudyError]:
@@ -61,7 +73,7 @@ def _twice(study: Study, name: str, step: Step) -> Iterator[StudyError]:
 
 
 def _names(study: Study, name: str, step: Step) -> Iterator[StudyError]:
-    for axis, where in _declared(step):
+    for axis, where in _declared(step, include=True):
         path = ("steps", name, *where)
         if axis in RESERVED:
             hint = f"These names have a meaning already: {quoted(sorted(RESERVED))}."
@@ -71,46 +83,24 @@ def _names(study: Study, name: str, step: Step) -> Iterator[StudyError]:
             yield study.error(path, f'axis "{axis}" of step "{name}" has the name of a variable', hint=hint, key=True)
 
 
-def _entries(study: Study, name: str, step: Step) -> Iterator[StudyError]:
-    """What is wrong with include and exclude."""
-    declared = declared_axes(step)
+def _excludes(study: Study, name: str, step: Step) -> Iterator[StudyError]:
+    axes = declared_axes(step)
     inherited = inherited_axes(study, name)
     for place, entry in enumerate(step.exclude):
         path = ("steps", name, "exclude", place)
-        errors = list(_foreign(study, name, path, entry, declared, inherited, step))
-        yield from errors or _no_match(study, name, path, entry, step)
-    # Without a matrix, the entries are the points; else each adds one point to the matrix. Every point has the same axes.
-    wanted = list(declared or dict.fromkeys(axis for entry in step.include for axis in entry))
-    for place, entry in enumerate(step.include):
-        path = ("steps", name, "include", place)
-        errors = list(_foreign(study, name, path, entry, dict.fromkeys(wanted, ()), inherited, step))
-        missing = [axis for axis in wanted if axis not in entry]
-        if missing and not errors:
-            hint = f"Every entry is one more task, and every task needs a value for each axis: {quoted(wanted)}."
-            yield study.error(path, f'an include of step "{name}" gives no value for {quoted(missing)}', hint=hint)
-        yield from errors
-
-
-def _foreign(
-    study: Study, name: str, path: _Path, entry: Mapping[str, Value], axes: Axes, inherited: Axes, step: Step
-) -> Iterator[StudyError]:
-    """Axes in an entry that the step does not have."""
-    for axis in entry:
-        if axis in axes:
-            continue
-        if axis in inherited:
-            message = (
-                f'axis "{axis}" is inherited from "{step.for_each}", and cannot be in the {path[2]} of step "{name}"'
-            )
-            yield study.error(
-                (*path, axis), message, hint=f'Write the {path[2]} into step "{step.for_each}".', key=True
-            )
-            continue
-        hint = did_you_mean(axis, axes, "Axes of this step")
-        if path[2] == "include":
-            hint += "  To give each value of an axis one of another, use zip."
-        message = f'the {path[2]} of step "{name}" has "{axis}", which is no axis of the step'
-        yield study.error((*path, axis), message, hint=hint.strip(), key=True)
+        wrong = False
+        for axis in entry:
+            if axis not in axes:
+                wrong = True
+                if axis in inherited:
+                    message = f'axis "{axis}" is inherited from "{step.for_each}", step "{name}" cannot exclude by it'
+                    hint = f'Write the exclude into step "{step.for_each}".'
+                else:
+                    message = f'the exclude of step "{name}" has "{axis}", which is no axis of the step'
+                    hint = did_you_mean(axis, axes, "Axes of this step")
+                yield study.error((*path, axis), message, hint=hint, key=True)
+        if not wrong:
+            yield from _no_match(study, name, path, entry, step)
 
 
 def _no_match(study: Study, name: str, path: _Path, entry: Mapping[str, Value], step: Step) -> Iterator[StudyError]:
@@ -131,7 +121,6 @@ def _no_match(study: Study, name: str, path: _Path, entry: Mapping[str, Value], 
 
 
 def _unused(study: Study, name: str, step: Step) -> Iterator[StudyError]:
-    """Axes whose values would make no difference."""
     if step.params == "task":
         return
     used: set[str] = set()
@@ -139,13 +128,10 @@ def _unused(study: Study, name: str, step: Step) -> Iterator[StudyError]:
         try:
             used.update(reference.name for reference in Template.parse(text).names)
         except TemplateError:
-            return  # told with the names
+            return  # told by the check of names
     for need in step.needs:
         used.update(step_axes(study, need))
-    places = dict(_declared(step))
-    for place, entry in enumerate(step.include):
-        for axis in entry:
-            places.setdefault(axis, ("include", place, axis))
+    places = dict(_declared(step, include=True))
     for axis, where in places.items():
         if axis in used:
             continue
@@ -157,9 +143,8 @@ def _unused(study: Study, name: str, step: Step) -> Iterator[StudyError]:
             )
             continue
         said = "seeds are given" if where == ("seeds",) else f'axis "{axis}" is declared'
-        hint = (
-            f"Use it as {{{axis}}} in run, env or resources. "
-            "If the script reads its parameters by shoal.task().params, say so: params: task."
-        )
+        near = nearest(axis, (used | set(places)) - {axis})
+        hint = f"Use it as {{{axis}}} in run, env or resources" + (f"; or did you mean {near}? " if near else ". ")
+        hint += "If the script reads its parameters by shoal.task().params, say so: params: task."
         message = f'{said}, but step "{name}" uses {{{axis}}} nowhere: all its values would do the same'
         yield study.error(path, message, hint=hint, key=True)

@@ -15,30 +15,42 @@ from shoal.study.schema import Resources, Study
 from shoal.study.template import Reference, Template, TemplateError, Value, value_text
 from shoal.study.values import show
 
-__all__ = ["check_names", "known_names"]
+__all__ = ["check_names", "check_variables", "known_names"]
 
 _MOST_COMBINATIONS = 1000
 _Path = tuple[str | int, ...]
 _WHERE = {"run": "the command", "env": "the environment", "resources": "the resources"}
 
 
-def check_names(study: Study, problems: Problems) -> None:
-    """Add what is wrong with the names in a study whose steps, needs and axes are sound."""
+def check_names(study: Study, problems: Problems) -> set[str]:
+    """Add what is wrong with the names in a study whose steps and needs are sound; the steps that have such names."""
+    misspelt: set[str] = set()
+    for step in study.steps:
+        for error in _step(study, step):
+            problems.add(error, error.message.replace(f' of step "{step}"', ""))
+            misspelt.add(step)
+    return misspelt
+
+
+def check_variables(study: Study, problems: Problems) -> None:
+    """Add variables and data that nothing uses, in a study that has no other problem."""
+    used = {
+        reference.name
+        for step in study.steps.values()
+        for _, text in step.templates()
+        for reference in Template.parse(text).names
+    }
     for name in study.vars:
         if name in RESERVED:
             hint = f"These names have a meaning already: {quoted(sorted(RESERVED))}."
             problems.add(study.error(("vars", name), f'a variable cannot be named "{name}"', hint=hint, key=True))
-    used: set[str] = set()
-    for step in study.steps:
-        for error in _step(study, step, used):
-            problems.add(error, error.message.replace(f' of step "{step}"', ""))
-    if problems:
-        return  # what looks unused may be what was misspelt
     for name in study.vars:
         if name not in used:
             hint = f"Use it as {{{name}}} in run, env or resources of a step, or remove it."
             problems.add(study.error(("vars", name), f'nothing uses the variable "{name}"', hint=hint, key=True))
-    for reference in _data_names(study):
+    # A script that reads shoal.task() finds all data there.
+    by_script = any(step.params == "task" for step in study.steps.values())
+    for reference in () if by_script else _data_names(study):
         if reference not in used:
             path = ("data",) if reference == "data" else ("data", reference.removeprefix("data."))
             hint = f"Use it as {{{reference}}} in run or env of a step, so that Shoal knows who reads it; or remove it."
@@ -55,7 +67,7 @@ def _data_names(study: Study) -> list[str]:
     return ["data"] if isinstance(study.data, str) else [f"data.{name}" for name in study.data]
 
 
-def _step(study: Study, step: str, used: set[str]) -> Iterator[StudyError]:
+def _step(study: Study, step: str) -> Iterator[StudyError]:
     axes = step_axes(study, step)
     constant: Axes = {name: (value,) for name, value in study.vars.items()}
     everything = known_names(study, step)
@@ -72,7 +84,6 @@ def _step(study: Study, step: str, used: set[str]) -> Iterator[StudyError]:
         known = [*axes, *study.vars] if where[0] == "resources" else everything
         unknown = False
         for reference in template.names:
-            used.add(reference.name)
             span = (reference.start, reference.end)
             if reference.name not in known:
                 unknown = True
@@ -121,6 +132,8 @@ def _unknown(study: Study, step: str, name: str, known: list[str], everything: l
         return did_you_mean(name, inputs, "Its inputs", "{%s}")
     if name == "data" and isinstance(study.data, dict) and study.data:
         return f"The data has names: {quoted('{' + one + '}' for one in _data_names(study))}."
+    if name in needed_steps(study.steps[step]):
+        return f"{listed}  Did you mean {{inputs.{name}}}?"
     if head == "data" and not study.data:
         return 'The study has no "data": add data: PATH at the top of the file.'
     if near is not None:

@@ -12,7 +12,7 @@ from shoal.study.problems import Problems, did_you_mean, nearest, quoted
 from shoal.study.schema import Report, Resources, Step, Study, model_at, owner
 from shoal.study.synonyms import synonym
 from shoal.study.values import show
-from shoal.study.yaml import Scalar
+from shoal.study.yaml import Mapping, Node, Scalar
 
 __all__ = ["explain"]
 
@@ -40,7 +40,8 @@ def explain(error: ValidationError, origin: Origin, problems: Problems) -> None:
             found = origin.error(path[:-1], f'"{name}"{of} is missing', hint=_EXAMPLES.get(name), key=True)
         else:
             found = _shape(path, of, detail["input"], origin)
-        problems.add(found, found.message.replace(of, "", 1) if of else None)
+        # The same mistake in every step is one in the defaults: whose it is makes no difference to it.
+        problems.add(found, found.message.replace(owner(path[:-1]), "") if path else None)
 
 
 def _of(path: _Path) -> str:
@@ -53,7 +54,16 @@ def _refused(path: _Path, of: str, context: dict[str, Any], origin: Origin) -> S
     message = f'"{path[-1]}"{of} {context["message"]}'
     # A name that cannot be one is the culprit itself, not what it stands for.
     names = bool(inner) and isinstance(inner[-1], str) and " holds " in f" {context['message']}"
-    return origin.error((*path, *inner), message, hint=context["hint"], key=names)
+    hint = context["hint"]
+    written = origin.node((*path, *inner))
+    if isinstance(written, Mapping) and len(written.items) == 1 and all(map(_empty, written.items.values())):
+        # `gpu: {gpus}` is a mapping to YAML.
+        hint = f'A text that starts with {{ needs quotes: "{{{next(iter(written.items))}}}"'
+    return origin.error((*path, *inner), message, hint=hint, key=names)
+
+
+def _empty(value: Node) -> bool:
+    return isinstance(value, Scalar) and value.value is None
 
 
 def _unknown_key(path: _Path, of: str, origin: Origin) -> StudyError:

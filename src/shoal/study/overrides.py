@@ -54,8 +54,10 @@ def _set(tree: Mapping, node: Node | None, done: list[str], parts: list[str], va
     name, rest = parts[0], parts[1:]
     if isinstance(node, Sequence):
         if not name.isdecimal() or int(name) >= len(node.items):
-            said = f"0 to {len(node.items) - 1}" if node.items else "nothing"
-            raise _unknown(source, f'"{name}" is no place in the list {".".join(done)}', f"It has {said}.")
+            said = f"Its places are 0 to {len(node.items) - 1}." if len(node.items) > 1 else "Its one place is 0."
+            raise _unknown(
+                source, f'"{name}" is no place in the list {".".join(done)}', said if node.items else "It is empty."
+            )
         items = list(node.items)
         items[int(name)] = _set(tree, items[int(name)], [*done, name], rest, value, source)
         return Sequence(tuple(items), node.mark, node.source, 0, 0)

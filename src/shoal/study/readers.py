@@ -41,9 +41,6 @@ def is_template(value: object) -> bool:
 def _said(value: object) -> str:
     """What was written instead, for the end of a sentence."""
     if isinstance(value, Mapping):
-        # `gpu: {gpus}` is a mapping to YAML.
-        if len(value) == 1 and next(iter(value.values())) is None:
-            return f'not a mapping; a text that starts with {{ needs quotes: "{{{next(iter(value))}}}"'
         return "not a mapping"
     if isinstance(value, list | tuple):
         return "not a list"
@@ -204,7 +201,11 @@ def read_axes(value: object) -> dict[str, tuple[Value, ...]]:
         seen: dict[object, int] = {}
         for place, one in enumerate(found[name]):
             if value_key(one) in seen:
-                refuse(f'gives the axis "{name}" the value {show(one)} twice', at=(name, place))
+                refuse(
+                    f'gives the axis "{name}" the value {show(one)} twice',
+                    "Every value is a task of its own: remove one.",
+                    at=(name, place),
+                )
             seen[value_key(one)] = place
     return found
 

@@ -35,7 +35,7 @@ class _Model(BaseModel):
 class Resources(_Model):
     """What one task of a step needs. Each may be filled in from the matrix: `gpu: "{gpus}"`."""
 
-    gpu: f.Gpus = Field(0, description="GPUs.", examples=[1, "{gpus}"])
+    gpu: f.Gpus = Field(0, description="How many GPUs.", examples=[1, "{gpus}"])
     gpu_type: f.GpuTypes = Field(
         (), description="Types of GPU that will do, any of them.", examples=[["rtx3090", "a10", "l4"], "a100"]
     )
@@ -98,8 +98,8 @@ class Step(_Model):
     )
     include: f.Cells = Field(
         (),
-        description="Combinations to add to the matrix.",
-        examples=[[{"model": "unet", "lr": 0.01}]],
+        description="Combinations to add to the matrix, each with a value for every axis of the step.",
+        examples=[[{"model": "unet", "lr": 0.01, "seed": 0}]],
     )
     exclude: f.Cells = Field(
         (),
@@ -280,7 +280,11 @@ class Study(_Model):
         description="Where outputs and results are kept; `--store` wins over it.",
         examples=["runs", "s3://bucket/shoal"],
     )
-    report: Report = Field(default_factory=Report, description="What is compared, and how it is shown.")
+    report: Report = Field(
+        default_factory=Report,
+        description="What is compared, and how it is shown.",
+        examples=[{"objective": {"metric": "test/iou", "goal": "max"}}],
+    )
     profiles: f.Free = Field(
         default_factory=dict,
         description="Named changes to the study, chosen by `--profile`. Mappings are merged, lists are replaced, "

@@ -93,6 +93,8 @@ def _unexpected(source: Source, place: yaml.Mark, opened: yaml.Mark | None) -> S
         mark = source.mark(bracket)
         if not source.text[place.index :].strip() or mark.line != place.line + 1:
             hint = f"Close it with {close}; or put the value in quotes if it is text."
+            if re.search(rf"\s#[^\n]*\{close}", source.text[bracket : place.index]):
+                hint = f"The {close} after # is part of a comment."
             return source.error(mark, f"this {sign} is never closed", hint=hint)
         hint = 'A text within [...] or {...} that holds any of { } [ ] , must be in quotes, as in "{name}".'
         if char in "]}":

@@ -31,7 +31,7 @@ from shoal.errors import Mark, StudyError
 from shoal.study.source import Source
 from shoal.study.syntax import syntax_error
 
-__all__ = ["Mapping", "Node", "Scalar", "Sequence", "dump", "kind", "parse", "plain", "resolve"]
+__all__ = ["Mapping", "Node", "Scalar", "Sequence", "dump", "kind", "parse", "parse_value", "plain", "resolve"]
 
 MAX_DEPTH = 32
 MAX_NODES = 200_000
@@ -329,6 +329,20 @@ def plain(node: Node) -> Any:
     if isinstance(node, Sequence):
         return [plain(item) for item in node.items]
     return {key: plain(value) for key, value in node.items.items()}
+
+
+def parse_value(text: str, name: str | None = None) -> Any:
+    """What a text means as a value in a study file: ``1e-3`` is a number, ``[a, b]`` a list, nothing is None.
+
+    Args:
+        text: the value, as it was typed on a command line.
+        name: what errors call it; by default the text itself.
+
+    Raises:
+        StudyError: the text is not sound YAML.
+    """
+    node = parse(Source(text if name is None else name, text, numbered=False))
+    return None if node is None else plain(node)
 
 
 def kind(value: object) -> str:
