@@ -327,9 +327,9 @@ def kill_left_over(group: Optional[int], group_start: Optional[str], spec_path: 
         time.sleep(0.01)
 
 
-def terminate(pid: int) -> None:
-    """Send SIGTERM, if there is still something to send it to."""
-    _kill(pid, signal.SIGTERM)
+def nudge(pid: int) -> None:
+    """Make an agent look at its attempt's file ``stop`` at once. Harmless for one that serves another by now."""
+    _kill(pid, signal.SIGUSR1)
 
 
 def _kill(pid: int, signum: int) -> bool:
@@ -340,14 +340,19 @@ def _kill(pid: int, signum: int) -> bool:
         return False
 
 
+_libc: List[Any] = []
+
+
 def _prctl(option: int, value: int) -> bool:
     """Ask something of the Linux kernel for this process; False where that is impossible."""
     if not _LINUX:
         return False
     try:
-        import ctypes
+        if not _libc:
+            import ctypes
 
-        return bool(ctypes.CDLL(None).prctl(option, value, 0, 0, 0) == 0)
+            _libc.append(ctypes.CDLL(None))
+        return bool(_libc[0].prctl(option, value, 0, 0, 0) == 0)
     except (ImportError, OSError, AttributeError):
         return False
 
@@ -1126,6 +1131,8 @@ class Attempt:
         self._failure: Optional[Failure] = None
         self._wake: Tuple[int, int] = (-1, -1)
         self._handlers: Dict[int, Any] = {}
+        self._recorded = False
+        self._bad = -1  # says why the command could not be started
         self._log: Optional[Log] = None
         self._use: Optional[Use] = None
         self._oom_before: Optional[int] = None
@@ -1167,8 +1174,7 @@ class Attempt:
             self._look_for_stop()
             if self._stop is None:
                 reader = self._start()
-                if self._failure is None:
-                    self._watch(reader, begin)
+                self._watch(reader, begin)
         except OSError as error:
             self._store_error = self._store_error or error
         except Exception as error:  # a bug of the agent: say so, and leave nothing running
@@ -1210,36 +1216,39 @@ class Attempt:
     def _start(self) -> int:
         """Start the command; return the reading end of its output.
 
-        The child waits until its process group is on record, so whoever finds this agent dead knows what to
-        end.
+        Where the system does not end the command together with a killed agent (macOS), the command waits until its
+        process group is on record, so that whoever finds the agent dead knows what to end.
         """
         env, parent = self._environment(), os.getpid()
         complete = self._alone and _prctl(_SUBREAPER, 1)
         self._complete = complete or (self._alone and parent == 1)
         stdin = os.open(os.devnull, os.O_RDONLY) if self._stdin is None else self._stdin
         out_r, out_w = os.pipe()
-        go_r, go_w = os.pipe()
-        bad_r, bad_w = os.pipe()
+        go_r, go_w = (-1, -1) if _LINUX else os.pipe()
+        self._bad, bad_w = os.pipe()
+        os.set_blocking(out_r, False)
+        os.set_blocking(self._bad, False)
         self._oom_before = oom_kills()
+        # Blocked until the child has its own handlers: a signal between would be lost to it.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
         pid = os.fork()
         if pid == 0:
             self._become(env, parent, stdin, out_w, go_r, go_w, bad_w)
-        for fd in (out_w, go_r, bad_w) + ((stdin,) if self._stdin is None else ()):
-            os.close(fd)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self._group = pid
+        for fd in (out_w, go_r, bad_w) + ((stdin,) if self._stdin is None else ()):
+            if fd >= 0:
+                os.close(fd)
         try:
+            _prefer_for_oom(pid)
             self._record.update(group=pid, group_start=process_start(pid))
             self._use = Use(self._path("usage.jsonl"), self.spec, parent if self._alone else pid, self._alone)
             write_json_atomic(self._path("attempt.json"), self._record)
-            os.write(go_w, b"g")
+            if go_w >= 0:
+                os.write(go_w, b"g")
         finally:
-            os.close(go_w)
-        error = os.read(bad_r, 4096)  # empty as soon as the command runs
-        os.close(bad_r)
-        if error:
-            self._failure = self._cannot_start(error.decode("utf-8", "replace"))
-            self._reap(block=True)
-        os.set_blocking(out_r, False)
+            if go_w >= 0:
+                os.close(go_w)
         return out_r
 
     def _become(
@@ -1252,14 +1261,17 @@ class Attempt:
             signal.set_wakeup_fd(-1)
             for signum in (
                 signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ,
+                signal.SIGUSR1,
             ):  # fmt: skip
                 signal.signal(signum, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, [])
             _prctl(_PDEATHSIG, signal.SIGKILL)
-            os.close(go_w)
-            _prefer_for_oom()
-            if os.getppid() != parent or os.read(go_r, 1) != b"g":
+            if os.getppid() != parent:
                 os._exit(125)
+            if go_r >= 0:
+                os.close(go_w)
+                if os.read(go_r, 1) != b"g":
+                    os._exit(125)
             os.dup2(stdin, 0)
             os.dup2(out_w, 1)
             os.dup2(out_w, 2)
@@ -1299,7 +1311,7 @@ class Attempt:
 
     def _listen(self) -> None:
         try:
-            for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+            for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGUSR1):
                 self._handlers[signum] = signal.signal(signum, self._on_signal)
             if self._alone:
                 signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -1312,23 +1324,28 @@ class Attempt:
         self._old_wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
 
     def _on_signal(self, signum: int, _frame: Any) -> None:
-        if signum != signal.SIGCHLD:
+        if signum != signal.SIGCHLD:  # SIGUSR1 says no more than: look at the file ``stop``
             self.signals.append(signum)
 
     def _unlisten(self) -> None:
-        if self._wake[0] < 0 or self._alone:
-            return  # the process ends anyway
+        if self._wake[0] < 0:
+            return
         signal.set_wakeup_fd(self._old_wakeup)
         for signum, handler in self._handlers.items():
             signal.signal(signum, handler)
         for fd in self._wake:
             os.close(fd)
 
-    def _reap(self, block: bool = False) -> None:
+    @property
+    def clean(self) -> bool:
+        """Whether the attempt's end is on record and nothing of it is left, so that this process may go on."""
+        return self._recorded and not self._children
+
+    def _reap(self) -> None:
         which = -1 if self._alone else self._group
         while self._children:
             try:
-                pid, status, rusage = os.wait4(which, 0 if block else os.WNOHANG)
+                pid, status, rusage = os.wait4(which, os.WNOHANG)
             except ChildProcessError:
                 self._children = False
                 return
@@ -1340,8 +1357,6 @@ class Attempt:
                 self._status = status
                 if not self._alone:
                     self._children = False
-                if block:
-                    return
 
     def _left(self) -> bool:
         """Whether processes of the command are left, now that the command itself has ended."""
@@ -1588,6 +1603,11 @@ class Attempt:
         record = self._record
         code = os.WEXITSTATUS(self._status) if self._status is not None and os.WIFEXITED(self._status) else None
         signum = os.WTERMSIG(self._status) if self._status is not None and os.WIFSIGNALED(self._status) else None
+        if self._bad >= 0:
+            error = b"" if self._status in (None, 0) else os.read(self._bad, 4096)
+            os.close(self._bad)
+            if error:
+                self._failure = self._failure or self._cannot_start(error.decode("utf-8", "replace"))
         found = self._what_failed(code, signum)
         beside = ""
         result_path = os.path.join(self.task_dir, "result.json")
@@ -1610,11 +1630,13 @@ class Attempt:
             write_json_atomic(self._path("attempt.json"), record)
             if found is None:
                 _publish(beside, result_path)
+            self._recorded = True
         except OSError as error:
             found = record["failure"] = self._store_failure(error)
             record.update(outcome="failed", lost_seconds=round(seconds, 3))
             try:
                 write_json_atomic(self._path("attempt.json"), record)
+                self._recorded = True
             except OSError:
                 pass  # the exit status still says it
         return 0 if found is None else EXIT_CODES[found["class"]]
@@ -1667,39 +1689,60 @@ class Attempt:
         return newest if newest >= self._started - 0.01 else None
 
 
-def _prefer_for_oom() -> None:
-    """Make this process likelier to be chosen by the kernel than the agent, which has to tell the tale."""
+_oom_score: List[int] = []
+
+
+def _prefer_for_oom(pid: int) -> None:
+    """Make ``pid`` likelier to be chosen by the kernel than the agent, which has to tell the tale."""
     try:
-        with open("/proc/self/oom_score_adj", "r+b", buffering=0) as file:
-            score = int(file.read())
-            file.write(b"%d" % min(1000, score + 200))
+        if not _oom_score:
+            _oom_score.append(int(_read("/proc/self/oom_score_adj")))
+        fd = os.open("/proc/%d/oom_score_adj" % pid, os.O_WRONLY)
+        try:
+            os.write(fd, b"%d" % min(1000, _oom_score[0] + 200))
+        finally:
+            os.close(fd)
     except (OSError, ValueError):
         pass
 
 
-def run(spec_path: str, tee: bool = False) -> int:
-    """Run the attempt that ``spec_path`` describes in this process, which exists for it alone."""
+def run(spec_path: str, tee: bool = False) -> Tuple[int, bool]:
+    """Run the attempt that ``spec_path`` describes; no other child may belong to this process.
+
+    Returns the exit status, and whether the process is as good as new.
+    """
     try:
         attempt = Attempt(spec_path, tee)
     except (OSError, ValueError, KeyError, TypeError) as error:
         _write_all(2, ("shoal agent: cannot read %s: %r\n" % (spec_path, error)).encode("utf-8", "replace"))
-        return EXIT_SPEC
+        return EXIT_SPEC, False
     try:
-        return attempt.run()
+        return attempt.run(), attempt.clean
     except OSError as error:  # not even the claim could be written
         _write_all(2, ("shoal agent: %s\n" % error).encode("utf-8", "replace"))
-        return EXIT_CODES[STORE]
+        return EXIT_CODES[STORE], False
 
 
-# ----------------------------------------------------------------------------------------------------- serve
+# ---------------------------------------------------------------------------------------------------- serve
+
+
+class _Worker:
+    """An agent that the server has forked: busy with an attempt, or waiting for its next one."""
+
+    def __init__(self, pid: int, fd: int) -> None:
+        self.pid, self.fd = pid, fd
+        self.start = process_start(pid)
+        self.path: Optional[str] = None
 
 
 def serve() -> int:
-    """Fork an agent for each request on standard input, until that is closed. Agents live on after that.
+    """Hand each request on standard input to an agent of its own, until that is closed.
 
-    A request is a line ``{"run": SPEC_PATH}``; answers are lines ``{"run", "pid", "start"}`` when its agent
-    has begun and ``{"pid", "code"}`` when it has ended (a negative code is a signal). A fork costs a
-    millisecond where a new interpreter costs twenty.
+    A request is a line ``{"run": SPEC_PATH}``; answers are lines ``{"run", "pid", "start"}`` when its agent has
+    begun and ``{"end": SPEC_PATH, "code"}`` when it has ended (a negative code is the signal that killed the
+    agent). Agents are forked, and used again when an attempt has ended well: a new interpreter costs twenty
+    milliseconds, a fork a few, an agent that waits almost nothing. An agent serves one attempt at a time
+    and ends it even if the server is gone.
     """
     import gc
 
@@ -1710,51 +1753,98 @@ def serve() -> int:
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
-    wake_r, wake_w = os.pipe()
-    os.set_blocking(wake_r, False)
-    os.set_blocking(wake_w, False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
+    os.close(null)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     gc.freeze()
     poll = select.poll()
     poll.register(control, select.POLLIN)
-    poll.register(wake_r, select.POLLIN)
+    workers: Dict[int, _Worker] = {}
+    idle: List[_Worker] = []
     pending = b""
     while True:
-        answers = []
+        answers: List[Dict[str, Any]] = []
         for fd, _ in poll.poll():
-            data = os.read(fd, _CHUNK)
-            if fd == control:
-                if not data:
-                    return 0
-                *requests, pending = (pending + data).split(b"\n")
-                for request in requests:
-                    spec_path = json.loads(request)["run"]
-                    pid = os.fork()
-                    if pid == 0:
-                        code = EXIT_CODES[NODE_LOST]
-                        try:
-                            os.setsid()
-                            signal.set_wakeup_fd(-1)
-                            for fd in (control, wake_r, wake_w, null):
-                                os.close(fd)
-                            signal.signal(signal.SIGINT, signal.default_int_handler)
-                            code = run(spec_path)
-                        finally:
-                            os._exit(code)
-                    answers.append({"run": spec_path, "pid": pid, "start": process_start(pid)})
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                break
-            if pid == 0:
-                break
-            ended = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
-            answers.append({"pid": pid, "code": ended})
+            data = _receive(fd)
+            if fd != control:
+                worker = workers[fd]
+                if data:
+                    answers.append({"end": worker.path, "code": int(data)})
+                    worker.path = None
+                    idle.append(worker)
+                    continue
+                poll.unregister(fd)
+                os.close(fd)
+                del workers[fd]
+                status = os.waitpid(worker.pid, 0)[1]
+                code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
+                if worker.path is None:
+                    idle.remove(worker)
+                else:
+                    answers.append({"end": worker.path, "code": code})
+                continue
+            if not data:
+                return 0
+            *requests, pending = (pending + data).split(b"\n")
+            for request in requests:
+                worker = idle.pop() if idle else _fork_worker([control, *workers])
+                if worker.fd not in workers:
+                    workers[worker.fd] = worker
+                    poll.register(worker.fd, select.POLLIN)
+                worker.path = json.loads(request)["run"]
+                try:
+                    os.write(worker.fd, json.dumps(worker.path).encode("ascii") + b"\n")
+                except OSError:
+                    pass  # it has just been killed: the end of its stream comes next
+                answers.append({"run": worker.path, "pid": worker.pid, "start": worker.start})
         if answers:
             _write_all(control, b"".join(json.dumps(answer).encode("ascii") + b"\n" for answer in answers))
+
+
+def _receive(fd: int) -> bytes:
+    try:
+        return os.read(fd, _CHUNK)
+    except ConnectionResetError:
+        return b""
+
+
+def _fork_worker(others: List[int]) -> _Worker:
+    import socket
+
+    ours, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        code = EXIT_CODES[NODE_LOST]
+        try:
+            os.setsid()
+            ours.close()
+            for fd in others:
+                os.close(fd)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            code = _work(theirs.detach())
+        finally:
+            os._exit(code)
+    theirs.close()
+    return _Worker(pid, ours.detach())
+
+
+def _work(fd: int) -> int:
+    """In a forked agent: run one attempt after another, as the server asks."""
+    pending = b""
+    while True:
+        while b"\n" not in pending:
+            data = _receive(fd)
+            if not data:
+                return 0
+            pending += data
+        line, _, pending = pending.partition(b"\n")
+        code, clean = run(json.loads(line))
+        if not clean:
+            return code
+        try:
+            os.write(fd, b"%d\n" % code)
+        except OSError:
+            return code  # the server is gone
 
 
 def main(argv: List[str]) -> int:
@@ -1765,7 +1855,7 @@ def main(argv: List[str]) -> int:
     if len(rest) != 1 or rest[0].startswith("-"):
         _write_all(2, b"usage: agent.py SPEC_JSON [--tee] | --serve\n")
         return EXIT_SPEC
-    return run(rest[0], tee="--tee" in argv)
+    return run(rest[0], tee="--tee" in argv)[0]
 
 
 if __name__ == "__main__":

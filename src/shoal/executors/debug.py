@@ -115,7 +115,7 @@ class DebugExecutor:
                 ask_to_stop(self._dirs[key], reason, now)
             except OSError as error:
                 raise StoreError(f"cannot be written: {error.strerror}", path=self._dirs[key]) from error
-        self._watcher.terminate(wanted)
+        self._watcher.nudge(wanted)
 
     def close(self) -> None:
         """Let go of adopted attempts, which go on."""
@@ -138,7 +138,8 @@ class DebugExecutor:
             known = outcome(attempt_dir, key)
             self._report(known or declare_lost(attempt_dir, key, witnessed=time.time()))
         for signum in attempt.signals[-1:]:
-            signal.raise_signal(signum)  # it was meant for this process too
+            if signum != signal.SIGUSR1:
+                signal.raise_signal(signum)  # it was meant for this process too
 
     def _take_over(self, attempt_dir: Path, key: AttemptKey) -> None:
         try:

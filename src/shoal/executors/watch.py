@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from shoal.executors.records import declare_lost, outcome
 
 __all__ = ["Watcher"]
 
-#: Seconds between two looks at agents for which the system gives no notice of their end.
+#: Seconds between two looks at what the system gives no notice of: other machines, agents that live on.
 _LOOK_EVERY = 0.5
 
 
@@ -76,13 +75,10 @@ class Watcher:
 
     def register(self, poll: select.poll) -> float | None:
         """Add what can be waited for to ``poll``; return after how many seconds to look anyhow, or None."""
-        blind = False
         for found in self._watched.values():
-            if found.pidfd is None:
-                blind = True
-            else:
+            if found.pidfd is not None:
                 poll.register(found.pidfd, select.POLLIN)
-        return _LOOK_EVERY if blind else None
+        return _LOOK_EVERY if self._watched else None
 
     def ended(self) -> list[Ended]:
         """Return the ends of those whose agents are gone, each once."""
@@ -94,11 +90,7 @@ class Watcher:
         look = time.monotonic() >= self._next_look
         if look:
             self._next_look = time.monotonic() + _LOOK_EVERY
-        gone = [
-            found
-            for found in self._watched.values()
-            if found.pidfd in ready or (found.pidfd is None and look and not self._alive(found))
-        ]
+        gone = [found for found in self._watched.values() if found.pidfd in ready or (look and not self._alive(found))]
         events = []
         for found in gone:
             del self._watched[found.key]
@@ -106,12 +98,12 @@ class Watcher:
             events.append(self._end(found, witnessed=not found.remote))
         return events
 
-    def terminate(self, keys: Iterable[AttemptKey]) -> None:
-        """Send SIGTERM to the agents of ``keys`` that run on this machine; those afar see the file ``stop``."""
+    def nudge(self, keys: Iterable[AttemptKey]) -> None:
+        """Make the agents of ``keys`` on this machine look for the file ``stop``; others look in a second."""
         for key in keys:
             found = self._watched.get(key)
             if found is not None and not found.remote and self._alive(found):
-                _send(found)
+                agent.nudge(found.pid)
 
     def close(self) -> None:
         """Watch nothing any more."""
@@ -125,8 +117,12 @@ class Watcher:
                 age = time.time() - (found.dir / "heartbeat").stat().st_mtime
             except OSError:
                 return False
-            return age < agent.HEARTBEAT_DEAD and outcome(found.dir, found.key) is None
-        return found.pid > 0 and found.start is not None and agent.process_start(found.pid) == found.start
+            if age >= agent.HEARTBEAT_DEAD:
+                return False
+        elif found.pid <= 0 or found.start is None or agent.process_start(found.pid) != found.start:
+            return False
+        # The agent may be alive and serve another attempt by now.
+        return outcome(found.dir, found.key) is None
 
     def _end(self, found: _Watched, witnessed: bool) -> Ended:
         known = outcome(found.dir, found.key)
@@ -143,16 +139,6 @@ def _pidfd(pid: int) -> int | None:
         return _open_pidfd(pid)
     except OSError:
         return None
-
-
-def _send(found: _Watched) -> None:
-    try:
-        if found.pidfd is not None:
-            signal.pidfd_send_signal(found.pidfd, signal.SIGTERM)
-        else:
-            os.kill(found.pid, signal.SIGTERM)
-    except OSError:
-        pass  # it has just ended
 
 
 def _close(found: _Watched) -> None:

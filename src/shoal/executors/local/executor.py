@@ -65,7 +65,6 @@ class LocalExecutor:
         self._slots = Slots(cpus, memory, gpus)
         self._runs: dict[AttemptKey, _Run] = {}
         self._by_path: dict[str, _Run] = {}
-        self._by_pid: dict[int, _Run] = {}
         self._dirs: dict[AttemptKey, Path] = {}  # of all that are started or adopted and not yet reported
         self._watcher = Watcher()
         self._server: AgentServer | None = None
@@ -150,12 +149,11 @@ class LocalExecutor:
                 ask_to_stop(self._dirs[key], reason, now)
             except OSError as error:
                 raise StoreError(f"cannot be written: {error.strerror}", path=self._dirs[key]) from error
-        self._collect()  # so that no signal goes to a pid that is known to be free again
         for key in wanted:
             run = self._runs.get(key)
             if run is not None and run.pid is not None and agent.process_start(run.pid) == run.start:
-                agent.terminate(run.pid)
-        self._watcher.terminate(wanted)
+                agent.nudge(run.pid)
+        self._watcher.nudge(wanted)
 
     def close(self) -> None:
         """Let the server go; running attempts go on."""
@@ -188,10 +186,9 @@ class LocalExecutor:
         if "run" in answer:
             run = self._by_path[answer["run"]]
             run.pid, run.start = answer["pid"], answer["start"]
-            self._by_pid[run.pid] = run
             self._events.append(Started(run.key, agent.now()))
             return
-        run = self._by_pid[answer["pid"]]
+        run = self._by_path[answer["end"]]
         self._forget(run)
         code = answer["code"]
         if code == 0:
@@ -209,8 +206,6 @@ class LocalExecutor:
     def _forget(self, run: _Run) -> None:
         self._runs.pop(run.key, None)
         self._by_path.pop(str(run.dir / "spec.json"), None)
-        if run.pid is not None:
-            self._by_pid.pop(run.pid, None)
 
     def _replace_server(self) -> None:
         assert self._server is not None
