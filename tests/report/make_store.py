@@ -14,6 +14,7 @@ import math
 import os
 import random
 import struct
+import time
 import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -22,7 +23,6 @@ from typing import Any
 
 import numpy as np
 
-START = 1_795_000_000.0
 MODELS = {"unet": 0.05, "deeplabv3plus": 0.06, "fpn": 0.03, "pspnet": -0.03, "linknet": 0.0, "manet": 0.02}
 AXES: dict[str, dict[Any, float]] = {
     "model": dict(MODELS),
@@ -60,12 +60,7 @@ def png(pixels: np.ndarray) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     head = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", head)
-        + chunk(b"IDAT", zlib.compress(raw, 6))
-        + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(raw, 6)) + chunk(b"IEND", b"")
 
 
 def scene(number: int, size: int = 128) -> tuple[np.ndarray, np.ndarray]:
@@ -75,9 +70,7 @@ def scene(number: int, size: int = 128) -> tuple[np.ndarray, np.ndarray]:
     relief = sum(
         rng.normal()
         / k
-        * np.sin(
-            2 * math.pi * (k * x * rng.uniform(0.4, 1) + k * y * rng.uniform(0.4, 1)) + rng.uniform(0, 6)
-        )
+        * np.sin(2 * math.pi * (k * x * rng.uniform(0.4, 1) + k * y * rng.uniform(0.4, 1)) + rng.uniform(0, 6))
         for k in range(1, 7)
     )
     cx, cy, radius = rng.uniform(0.3, 0.7), rng.uniform(0.3, 0.7), rng.uniform(0.15, 0.3)
@@ -129,6 +122,9 @@ def make_store(
     """
     rng = random.Random(random_seed)
     root = folder / study
+    # It begins so long ago that the attempts that still run, run now.
+    now = time.time()
+    start = now - trials * 1800 * 1.25 / 8 - 420
     chosen = (
         _axes(trials, seeds)
         if axes is None
@@ -169,17 +165,11 @@ def make_store(
     ]
     if test_step:
         small = {"gpu": min(1, gpus), "cpu": 2, "memory": "10Gi"}
-        steps.append(
-            {"name": "test", "needs": [], "for_each": "train", "gate": False, "axes": [], "resources": small}
-        )
+        steps.append({"name": "test", "needs": [], "for_each": "train", "gate": False, "axes": [], "resources": small})
     tasks: list[dict[str, Any]] = [{"id": _id("chips", {}), "step": "chips", "params": {}, "needs": []}]
-    tasks += [
-        {"id": _id("train", p), "step": "train", "params": p, "needs": [tasks[0]["id"]]} for p in params
-    ]
+    tasks += [{"id": _id("train", p), "step": "train", "params": p, "needs": [tasks[0]["id"]]} for p in params]
     if test_step:
-        tasks += [
-            {"id": _id("test", p), "step": "test", "params": p, "needs": [_id("train", p)]} for p in params
-        ]
+        tasks += [{"id": _id("test", p), "step": "test", "params": p, "needs": [_id("train", p)]} for p in params]
     plan_axes = {"train": {a: list(v) for a, v in chosen.items()} | {"seed": list(range(seeds))}}
     put(
         root / "plan.json",
@@ -195,9 +185,9 @@ def make_store(
     )
     (root / "study.yaml").write_text(_yaml(study, title, chosen, seeds, gpus), encoding="utf-8")
     maker = _Maker(root, study, rng, samples)
-    maker.attempt(tasks[0], 1, START, 5, 400, resources={"cpu": 2, "memory": "8Gi"}, executor="local", gpus=0)
-    maker.result(tasks[0], START + 5, START + 405, {})
-    slots = [START + 420.0] * 8
+    maker.attempt(tasks[0], 1, start, 5, 400, resources={"cpu": 2, "memory": "8Gi"}, executor="local", gpus=0)
+    maker.result(tasks[0], start + 5, start + 405, {})
+    slots = [start + 420.0] * 8
     done: list[tuple[dict[str, Any], float, float]] = []
     for i, point in enumerate(params):
         task = tasks[1 + i]
@@ -213,14 +203,12 @@ def make_store(
         wait = rng.uniform(3, 90)
         common: dict[str, Any] = {"resources": resources, "gpus": gpus, "slot": slot}
         if left <= waiting + running:
-            maker.attempt(task, 1, begin, wait, 600, state="running", **common)
-            maker.curves(task, 1, begin, 600, score, epochs // 3, rng)
+            maker.attempt(task, 1, now - 600 - wait, wait, 600, state="running", **common)
+            maker.curves(task, 1, now - 600, 600, score, epochs // 3, rng)
             continue
         number = 1
         if rng.random() < preempted:
-            maker.attempt(
-                task, 1, begin, wait, length * 0.4, failure="preempted", lost=length * 0.1, **common
-            )
+            maker.attempt(task, 1, begin, wait, length * 0.4, failure="preempted", lost=length * 0.1, **common)
             maker.curves(task, 1, begin, length * 0.4, score, epochs // 3, rng)
             begin, number = begin + wait + length * 0.4 + 20, 2
         if rng.random() < failed:
@@ -229,9 +217,7 @@ def make_store(
             maker.attempt(task, number, begin, wait, 240, failure=kind, lost=240, **common)
             slots[slot] = begin + wait + 240
             continue
-        maker.attempt(
-            task, number, begin, wait, length, use=0.3 if point.get("imagery") == "tci" else 0.74, **common
-        )
+        maker.attempt(task, number, begin, wait, length, use=0.3 if point.get("imagery") == "tci" else 0.74, **common)
         maker.curves(task, number, begin + wait, length, score, epochs, rng)
         end = begin + wait + length
         metrics = {
@@ -248,14 +234,12 @@ def make_store(
             small = {"gpu": min(1, gpus), "cpu": 2, "memory": "10Gi"}
             maker.attempt(task, 1, end, 4, 90, resources=small, gpus=min(1, gpus), use=0.5)
             iou = score + rng.gauss(0, 0.004)
-            maker.result(
-                task, end + 4, end + 94, {"iou": iou, "f1": 2 * iou / (1 + iou), "loss": 0.5 * (1 - iou)}
-            )
+            maker.result(task, end + 4, end + 94, {"iou": iou, "f1": 2 * iou / (1 + iou), "loss": 0.5 * (1 - iou)})
             maker.pictures(task, pictures, iou)
     elif pictures:
         for point, score, _ in done:
             maker.pictures({"id": _id("train", point), "step": "train"}, pictures, score)
-    _runs(root, study, max(slots), len(tasks))
+    _runs(root, study, start, max(slots), len(tasks))
     return root
 
 
@@ -346,9 +330,7 @@ class _Maker:
                 "host": f"gpu-{slot // 2:02}.example.org" if gpus else "workstation",
                 "pid": 4242,
                 "pid_start": 1,
-                "devices": [
-                    {"index": 2 * (slot % 2) + i, "name": name, "memory": memory} for i in range(gpus)
-                ],
+                "devices": [{"index": 2 * (slot % 2) + i, "name": name, "memory": memory} for i in range(gpus)],
                 "outcome": None if running else "failed" if failure else "succeeded",
                 "exit_code": None if running else 1 if failure else 0,
                 "signal": None,
@@ -398,9 +380,7 @@ class _Maker:
             }
             rounded = {k: round(v, 5) for k, v in metrics.items()}
             lines.append(
-                json.dumps(
-                    {"time": stamp(begin + epoch * length / epochs), "step": epoch, "metrics": rounded}
-                )
+                json.dumps({"time": stamp(begin + epoch * length / epochs), "step": epoch, "metrics": rounded})
             )
         path = self.folder(task) / "attempts" / str(number) / "metrics.jsonl"
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -484,14 +464,14 @@ report:
 """
 
 
-def _runs(root: Path, study: str, end: float, asked: int) -> None:
+def _runs(root: Path, study: str, start: float, end: float, asked: int) -> None:
     put(
         root / "runs" / "1.json",
         {
             "format": 1,
             "run": 1,
             "study": study,
-            "started": stamp(START),
+            "started": stamp(start),
             "ended": stamp(end),
             "argv": ["shoal", "run", f"studies/{study}.yaml", "--on", "nautilus"],
             "user": "ana",
@@ -519,7 +499,10 @@ def _runs(root: Path, study: str, end: float, asked: int) -> None:
             },
         },
     )
-    diff = "diff --git a/train.py b/train.py\n--- a/train.py\n+++ b/train.py\n@@ -31 +31 @@\n-    mask = record['mask']\n+    mask = record['mask_red']\n"
+    diff = (
+        "diff --git a/train.py b/train.py\n--- a/train.py\n+++ b/train.py\n@@ -31 +31 @@\n"
+        "-    mask = record['mask']\n+    mask = record['mask_red']\n"
+    )
     (root / "runs" / "1.diff").write_text(diff, encoding="utf-8")
 
 

@@ -74,9 +74,7 @@ def _gpus(step: str, good: list[Attempt], hours: float) -> str | None:
         return idle.format(step=step)
     median = statistics.median(uses)
     if median < 0.02:
-        return (
-            f"{step} holds a GPU and does not use it: ask for none, and {hours:.1f} GPU-hours go to others."
-        )
+        return f"{step} holds a GPU and does not use it: ask for none, and {hours:.1f} GPU-hours go to others."
     if median < 0.4:
         return (
             f"{step} used its GPUs at {median:.0%} in the median: more data-loading workers (cpu), a "
@@ -110,9 +108,7 @@ def _memory(step: str, good: list[Attempt]) -> str | None:
         asked = parse_size(good[-1].resources.get("memory"))
     except UnitError:
         return None
-    peaks = [
-        float(a.usage["memory_peak"]) for a in good if isinstance(a.usage.get("memory_peak"), int | float)
-    ]
+    peaks = [float(a.usage["memory_peak"]) for a in good if isinstance(a.usage.get("memory_peak"), int | float)]
     if len(peaks) < _ENOUGH or max(peaks) > 0.5 * asked or asked < 2 * 1024**3:
         return None
     enough = max(1, math.ceil(max(peaks) * 1.3 / 1024**3))

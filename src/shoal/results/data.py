@@ -185,6 +185,7 @@ class StudyData:
     report: dict[str, Any]
     steps: dict[str, StepInfo]
     tasks: dict[str, Task]
+    description: str = ""
     runs: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     read_at: float = field(default_factory=time.time)
@@ -211,7 +212,7 @@ class StudyData:
         return {key: self.tasks[key] for key in self._ancestors(task.id)}
 
     def fate(self, task: Task) -> str:
-        """Return the task's state; for one that waits, what it waits for: ``failed``, ``cancelled`` or ``running``."""
+        """Return the task's state; for one that waits, the state of what holds it up."""
         if task.state != "waiting":
             return task.state
         above = {self.tasks[key].state for key in self._ancestors(task.id)}

@@ -63,10 +63,7 @@ def column_head(table: Table, column: Key) -> str:
     if not table.columns:
         return table.value
     labels = table.column_labels[column]
-    named = (
-        f"{a}={v}" if v in ("true", "false", "none") else v
-        for a, v in zip(table.columns, labels, strict=True)
-    )
+    named = (f"{a}={v}" if v in ("true", "false", "none") else v for a, v in zip(table.columns, labels, strict=True))
     return " · ".join(named)
 
 
@@ -138,7 +135,7 @@ def table_rich(table: Table) -> RenderableType:
         line = [Text(label) for label in table.row_labels[row]]
         for column in table.column_keys:
             cell = table.cells.get((row, column))
-            line.append(Text(cell_text(cell, table.digits), style="bold" if cell and cell.is_best else ""))
+            line.append(Text(cell_text(cell, table.digits[column]), style="bold" if cell and cell.is_best else ""))
         if has_ranks(table):
             line.append(Text(rank_text(table.row_rank[row])))
         line.append(Text(_hours(table.row_hours[row])))
@@ -186,7 +183,7 @@ def _markdown(table: Table) -> str:
         parts = [_escape_md(label) for label in table.row_labels[row]]
         for column in table.column_keys:
             cell = table.cells.get((row, column))
-            text = cell_text(cell, table.digits)
+            text = cell_text(cell, table.digits[column])
             parts.append(f"**{text}**" if cell and cell.is_best else text)
         if ranks:
             parts.append(rank_text(table.row_rank[row]))
@@ -250,7 +247,7 @@ def _latex(table: Table) -> str:
         parts = [escape_latex(label) for label in table.row_labels[row]]
         for column in table.column_keys:
             cell = table.cells.get((row, column))
-            text = _latex_cell(cell, table.digits)
+            text = _latex_cell(cell, table.digits[column])
             parts.append(rf"\textbf{{{text}}}" if cell and cell.is_best else text)
         if ranks:
             parts.append(escape_latex(rank_text(table.row_rank[row])))
@@ -272,9 +269,7 @@ def _latex_cell(cell: Cell | None, digits: int) -> str:
 
 
 def _hours(hours: float) -> str:
-    return (
-        f"{hours:.0f}" if hours >= 100 else f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}" if hours else "0"
-    )
+    return f"{hours:.0f}" if hours >= 100 else f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}" if hours else "0"
 
 
 def _values(axes: Key, key: Key) -> dict[str, Any]:

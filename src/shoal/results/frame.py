@@ -107,9 +107,7 @@ class StudyResults:
                         # Points without a step cannot replace each other.
                         place = (task.id, name, at, None if at is not None else i)
                         rows[place] = (task.id, task.step, attempt, at, when, name, value)
-        frame = pd.DataFrame(
-            list(rows.values()), columns=["task", "step", "attempt", "at", "time", "metric", "value"]
-        )
+        frame = pd.DataFrame(list(rows.values()), columns=["task", "step", "attempt", "at", "time", "metric", "value"])
         frame["time"] = pd.to_datetime(frame["time"], unit="s", utc=True)
         return frame
 

@@ -67,9 +67,7 @@ def find_metric(data: StudyData, reference: str, names: dict[str, list[str]] | N
             f"metric {reference!r}: no task has reported a metric yet",
             hint="A task reports metrics with shoal.task().log(...) or by writing metrics.json to {out}.",
         )
-    raise ResultError(
-        f"no task reports a metric {reference!r}", hint=did_you_mean(reference, known, "metrics")
-    )
+    raise ResultError(f"no task reports a metric {reference!r}", hint=did_you_mean(reference, known, "metrics"))
 
 
 def metric_value(data: StudyData, task: Task, ref: MetricRef) -> float | None:

@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 import os
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from shoal.errors import StoreError, UsageError
 from shoal.results.data import Attempt, StepInfo, StudyData, Task
 from shoal.store.index import AttemptRecord, Snapshot, TaskRecord, read_json
 from shoal.store.layout import StudyStore
+from shoal.store.state import ALIVE_SECONDS
 
 __all__ = ["find_study", "parse_time", "read_curves", "read_store", "read_usage_samples"]
 
@@ -32,9 +34,7 @@ def find_study(folder: Path) -> Path:
     if (folder / "plan.json").is_file():
         return folder
     if not folder.is_dir():
-        raise UsageError(
-            f"{folder}: no such folder", hint="Give a study file, or the folder of a study in the store."
-        )
+        raise UsageError(f"{folder}: no such folder", hint="Give a study file, or the folder of a study in the store.")
     found = sorted(p.parent for p in folder.glob("*/plan.json"))
     if len(found) == 1:
         return found[0]
@@ -75,9 +75,7 @@ def read_store(folder: Path | str) -> StudyData:
     tasks: dict[str, Task] = {}
     for item in plan["tasks"]:
         step, key = item["step"], item["id"]
-        task = Task(
-            key, step, dict(item.get("params") or {}), list(item.get("needs") or ()), folder / step / key
-        )
+        task = Task(key, step, dict(item.get("params") or {}), list(item.get("needs") or ()), folder / step / key)
         record = present.get(key)
         if record is not None and record.step == step and step in steps:
             _fill(task, record, steps[step].resources, problems)
@@ -86,6 +84,7 @@ def read_store(folder: Path | str) -> StudyData:
         folder=folder,
         study=str(plan["study"]),
         title=str(plan.get("title") or ""),
+        description=str(plan.get("description") or ""),
         report=dict(plan.get("report") or {}),
         steps=steps,
         tasks=tasks,
@@ -144,9 +143,7 @@ def _read_plan(path: Path) -> dict[str, Any]:
     # The names become folders below: one that leaves the store is not ours.
     for name in [s["name"] for s in plan["steps"]] + [t["id"] for t in plan["tasks"]]:
         if name in ("", ".", "..") or "/" in name or "\\" in name:
-            raise StoreError(
-                f"the plan names {name!r}, which is not a name of a step or task", path=path, hint=hint
-            )
+            raise StoreError(f"the plan names {name!r}, which is not a name of a step or task", path=path, hint=hint)
     return dict(plan)
 
 
@@ -158,8 +155,10 @@ def _fill(task: Task, record: TaskRecord, given: dict[str, Any], problems: list[
     elif task.attempts:
         last = task.attempts[-1]
         if last.state == "running":
-            task.state = "running"
-        elif last.outcome == "failed" and record.forgiven < last.number:
+            # Without a sign of life its agent is gone, and a next run starts the task again.
+            alive = record.last is not None and time.time() - (record.last.heartbeat or 0) < ALIVE_SECONDS
+            task.state = "running" if alive else "waiting"
+        elif last.outcome == "failed":
             task.state = "cancelled" if (last.failure or {}).get("class") == "cancelled" else "failed"
         elif last.outcome == "succeeded":
             problems.append(f"{task.folder / 'result.json'}: cannot be read, so the task counts as not done")

@@ -9,16 +9,18 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from shoal.results.data import STATES, StudyData, Task, show_value, value_key
+from shoal.results.data import STATES, Objective, StudyData, Task, show_value, value_key
 from shoal.results.errors import ResultError, did_you_mean
 from shoal.results.metrics import MetricRef, find_metric, metric_names, metric_value
 
 __all__ = ["Best", "Cell", "Key", "Table", "build_table", "names_of"]
 
 Key = tuple[str, ...]
+
+NO_GOAL = "No ranks: it is not said whether more or less of this metric is better."
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ class Table:
         row_rank: mean rank of a row over the columns, None unless it has a value in each.
         row_hours: GPU-hours (``hours_of`` says "GPU-h", else "h" of run time) spent on this row alone.
         notes: sentences that belong under the table.
-        digits: decimals that make the numbers comparable.
+        digits: decimals that make the numbers of a column comparable.
     """
 
     title: str
@@ -90,7 +92,7 @@ class Table:
     row_hours: dict[Key, float] = field(default_factory=dict)
     hours_of: str = "GPU-h"
     notes: list[str] = field(default_factory=list)
-    digits: int = 3
+    digits: dict[Key, int] = field(default_factory=dict)
 
     @property
     def caption(self) -> str:
@@ -117,7 +119,7 @@ def build_table(
     *,
     rows: str | Sequence[str],
     columns: str | Sequence[str] | None = None,
-    value: str | None = None,
+    value: str | Sequence[str] | None = None,
     over: str | Sequence[str] | None = None,
     where: Mapping[str, Any] | None = None,
     best: Best | Mapping[str, Any] | None = None,
@@ -129,12 +131,13 @@ def build_table(
     Args:
         data: the study.
         rows, columns: axes whose values are the rows and columns.
-        value: metric, see :mod:`shoal.results.metrics`; the study's objective when absent.
+        value: metric, see :mod:`shoal.results.metrics`; the study's objective when absent. Several
+            metrics stand side by side, as the first level of the columns.
         over: axes to take mean and standard deviation over.
         where: axis to the value (or list of values) to keep.
         best: ``{"over": axes, "by": metric, "goal": "max" | "min"}``: for each cell, the values of these
-            axes for which
-            ``by`` is best (on the mean over ``over``) are chosen, and only their tasks are shown.
+            axes for which ``by`` is best (on the mean over ``over``) are chosen, and only their tasks are
+            shown. Without ``by`` it is the shown metric, and a note says so.
         title: heading.
         goal: ``max`` or ``min``, for ranks; the objective's when the value is the objective, else none.
 
@@ -142,12 +145,19 @@ def build_table(
         ResultError: unknown names, nothing left, or an axis that varies inside a cell and was not named.
     """
     objective = data.objective
+    values_asked = names_of(value)
+    if len(values_asked) > 1:
+        made = [
+            build_table(data, rows=rows, columns=columns, value=one, over=over, where=where, best=best, goal=goal)
+            for one in values_asked
+        ]
+        return _side_by_side(made, title)
+    value = values_asked[0] if values_asked else None
     if value is None:
         if objective is None:
             raise ResultError(
                 "the table says no value, and the study names no objective",
-                hint="Add value: STEP/METRIC to the table, or report: "
-                "{objective: {metric: STEP/METRIC, goal: max}}.",
+                hint="Add value: STEP/METRIC to the table, or report: {objective: {metric: STEP/METRIC, goal: max}}.",
             )
         value = objective.metric
     known = metric_names(data)
@@ -155,7 +165,7 @@ def build_table(
     if goal is None and objective is not None:
         same = find_metric(data, objective.metric, known)
         goal = objective.goal if (same.step, same.name) == (ref.step, ref.name) else None
-    chosen = _best_of(best)
+    chosen = _best_of(best, value, objective)
     row_axes, column_axes, over_axes = names_of(rows), names_of(columns), names_of(over)
     _check_names(data, ref.step, row_axes, column_axes, over_axes, where or {}, chosen)
     tasks = _keep(data.of_step(ref.step), where or {}, ref.step)
@@ -171,9 +181,7 @@ def build_table(
         groups.setdefault((row, column), []).append(task)
 
     by = find_metric(data, chosen.by, known) if chosen else None
-    _refuse_unnamed(
-        groups.values(), {*row_axes, *column_axes, *over_axes, *(chosen.over if chosen else ())}, ref
-    )
+    _refuse_unnamed(groups.values(), {*row_axes, *column_axes, *over_axes, *(chosen.over if chosen else ())}, ref)
     cells: dict[tuple[Key, Key], Cell] = {}
     odd = 0
     for place, group in groups.items():
@@ -214,7 +222,8 @@ def build_table(
         column_labels=column_labels,
         cells=cells,
     )
-    table.digits = digits_for(c.mean for c in cells.values() if c.mean is not None)
+    digits = digits_for(c.mean for c in cells.values() if c.mean is not None)
+    table.digits = dict.fromkeys(column_labels, digits)
     _rank(table)
     _hours(data, table)
     circular = by is not None and (by.step, by.name) == (ref.step, ref.name)
@@ -228,24 +237,62 @@ def digits_for(numbers: Iterable[float]) -> int:
     return 3 if top == 0 else min(8, max(0, 2 - math.floor(math.log10(top))))
 
 
-def _best_of(best: Best | Mapping[str, Any] | None) -> Best | None:
+def _side_by_side(tables: list[Table], title: str) -> Table:
+    """Join tables of several metrics: the metric becomes the first level of the columns."""
+    first = tables[0]
+    joined = replace(
+        first,
+        title=title,
+        value=", ".join(t.value for t in tables),
+        columns=("metric", *first.columns),
+        column_keys=[],
+        column_labels={},
+        cells={},
+        digits={},
+        notes=[],
+    )
+    for table in tables:
+        for row in table.row_keys:
+            if row not in joined.row_labels:
+                joined.row_keys.append(row)
+                joined.row_labels[row] = table.row_labels[row]
+                joined.row_rank[row] = None
+                joined.row_hours[row] = table.row_hours[row]
+        for column in table.column_keys:
+            key = (value_key(table.value), *column)
+            joined.column_keys.append(key)
+            joined.column_labels[key] = (table.value, *table.column_labels[column])
+            joined.digits[key] = table.digits[column]
+            joined.cells |= {(r, key): c for (r, k), c in table.cells.items() if k == column}
+        joined.notes += [note for note in table.notes if note not in joined.notes]
+    ranked = next((t for t in tables if t.goal is not None), first)
+    order = {row: i for i, row in enumerate(ranked.row_keys)}
+    joined.goal, joined.row_rank = ranked.goal, {r: ranked.row_rank.get(r) for r in joined.row_keys}
+    joined.row_keys.sort(key=lambda row: order.get(row, len(order)))
+    if any(t.goal is not None for t in tables):
+        silent = [t.value for t in tables if t.goal is None]
+        joined.notes = [n for n in joined.notes if n != NO_GOAL]
+        if silent:
+            joined.notes.append(f"Ranks are by {ranked.value}.")
+    return joined
+
+
+def _best_of(best: Best | Mapping[str, Any] | None, value: str, objective: Objective | None) -> Best | None:
     if best is None or isinstance(best, Best):
         return best
     over = names_of(best.get("over"))
     if not over:
-        raise ResultError(
-            "best says no axes to choose over", hint="Write best: {over: [lr], by: val/iou, goal: max}."
-        )
-    if not best.get("by"):
-        raise ResultError(
-            f"best over {', '.join(over)} says no metric to choose by",
-            hint="Choosing by the shown number would flatter it. Name a validation metric: best: "
-            "{over: ..., by: val/iou}.",
-        )
-    goal = best.get("goal") or "max"
+        raise ResultError("best says no axes to choose over", hint="Write best: {over: [lr], by: val/iou, goal: max}.")
+    by = str(best.get("by") or value)
+    goal = best.get("goal")
+    if goal is None and objective is not None and by.split("/")[-1] == objective.metric.split("/")[-1]:
+        goal = objective.goal
     if goal not in ("max", "min"):
-        raise ResultError(f"best: goal {goal!r} is neither max nor min")
-    return Best(over, str(best["by"]), goal)
+        raise ResultError(
+            f"best: it is not said whether more or less of {by!r} is better",
+            hint="Add goal: max or goal: min to best.",
+        )
+    return Best(over, by, goal)
 
 
 def _check_names(
@@ -275,9 +322,7 @@ def _check_names(
                 )
             if part != "where":
                 if name in used:
-                    raise ResultError(
-                        f"axis {name!r} is in both {used[name]} and {part}", hint="Name it once."
-                    )
+                    raise ResultError(f"axis {name!r} is in both {used[name]} and {part}", hint="Name it once.")
                 used[name] = part
 
 
@@ -287,9 +332,7 @@ def _keep(tasks: list[Task], where: Mapping[str, Any], step: str) -> list[Task]:
         options = wanted if isinstance(wanted, list | tuple | set) else [wanted]
         # A list may be one value of the axis as well as several values to keep; text is what a command
         # line gives.
-        keys = {value_key(o) for o in options} | {
-            value_key(wanted if not isinstance(wanted, set) else list(wanted))
-        }
+        keys = {value_key(o) for o in options} | {value_key(wanted if not isinstance(wanted, set) else list(wanted))}
         texts = {o for o in options if isinstance(o, str)}
         before = kept
         kept = [
@@ -338,9 +381,7 @@ def _refuse_unnamed(groups: Iterable[list[Task]], named: set[str], ref: MetricRe
     )
 
 
-def _choose(
-    data: StudyData, group: list[Task], best: Best, by: MetricRef
-) -> tuple[list[Task], dict[str, Any]]:
+def _choose(data: StudyData, group: list[Task], best: Best, by: MetricRef) -> tuple[list[Task], dict[str, Any]]:
     options: dict[Key, list[Task]] = {}
     for task in group:
         options.setdefault(_key(task, best.over), []).append(task)
@@ -359,14 +400,10 @@ def _choose(
 def _rank(table: Table) -> None:
     if table.goal is not None:
         for column in table.column_keys:
-            cells = [
-                c for row in table.row_keys if (c := table.cells.get((row, column))) and c.mean is not None
-            ]
+            cells = [c for row in table.row_keys if (c := table.cells.get((row, column))) and c.mean is not None]
             for cell in cells:
                 better = (
-                    sum(_beats(other.mean, cell.mean, table.goal) for other in cells)
-                    if cell.mean is not None
-                    else 0
+                    sum(_beats(other.mean, cell.mean, table.goal) for other in cells) if cell.mean is not None else 0
                 )
                 cell.rank = better + 1
     for row in table.row_keys:
@@ -379,9 +416,7 @@ def _rank(table: Table) -> None:
 
         def order(row: Key) -> tuple[bool, float, int]:
             rank = table.row_rank[row]
-            known = [
-                c.rank for k in table.column_keys if (c := table.cells.get((row, k))) and c.rank is not None
-            ]
+            known = [c.rank for k in table.column_keys if (c := table.cells.get((row, k))) and c.rank is not None]
             return not known, rank if rank is not None else statistics.fmean(known or [0]) + 0.5, places[row]
 
         table.row_keys.sort(key=order)
@@ -422,6 +457,7 @@ def _notes(
 ) -> None:
     missing = [t for t in tasks if values[t.id] is None]
     if missing:
+        # One sentence for the whole table, in the reader's word: a trial.
         fates = [data.fate(t) for t in missing]
         counts = {s: fates.count(s) for s in STATES}
         silent = counts.pop("done")
@@ -437,4 +473,4 @@ def _notes(
     if circular:
         table.notes.append(f"Chosen by {table.value} itself: the numbers shown are optimistic.")
     if table.goal is None:
-        table.notes.append("No ranks: it is not said whether more or less of this metric is better.")
+        table.notes.append(NO_GOAL)

@@ -104,9 +104,7 @@ def usage_summary(data: StudyData, by: str | Sequence[str] | None = None) -> Usa
     known = list(dict.fromkeys(name for task in data.tasks.values() for name in task.params))
     for axis in axes if by is not None else ():
         if axis not in known:
-            raise ResultError(
-                f"no step has an axis {axis!r} to group by", hint=did_you_mean(axis, known, "axes")
-            )
+            raise ResultError(f"no step has an axis {axis!r} to group by", hint=did_you_mean(axis, known, "axes"))
     usage = Usage(data.study, _sum("all", attempts))
     usage.by["step"] = [_sum(s, [a for t in data.of_step(s) for a in t.attempts]) for s in data.steps]
     usage.by["step"] = [h for h in usage.by["step"] if h.attempts]

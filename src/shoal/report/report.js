@@ -1,0 +1,326 @@
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("payload").textContent);
+  const trials = data.trials;
+  const count = trials.ids.length;
+  const $ = (id) => document.getElementById(id);
+  const SYMBOLS = ["done", "running", "failed", "cancelled", "waiting"];
+  const PAGE = 15;
+
+  /* The one selection that everything follows: a set of trials, and in words what they are. */
+  let picked = new Set();
+  let filter = null;
+  const views = [];
+
+  function element(name, attributes = {}, ...children) {
+    const made = document.createElement(name);
+    for (const [key, value] of Object.entries(attributes)) {
+      if (key === "class") made.className = value;
+      else if (key === "text") made.textContent = value;
+      else made.setAttribute(key, value);
+    }
+    made.append(...children);
+    return made;
+  }
+
+  function select(list, words, { narrow = false } = {}) {
+    picked = new Set(list);
+    filter = narrow && list.length ? new Set(list) : narrow ? new Set() : filter;
+    if (!list.length && !narrow) filter = null;
+    const bar = $("chosen");
+    bar.hidden = !picked.size && !filter;
+    bar.firstElementChild.textContent = words || "";
+    page = 0;
+    drawList();
+    drawPictures();
+    views.forEach(follow);
+    markCells();
+  }
+
+  function clear() {
+    filter = null;
+    pressed = null;
+    select([], "");
+  }
+
+  /* ---- theme ---- */
+  const themes = ["auto", "light", "dark"];
+  function theme(name) {
+    if (name === "auto") delete document.documentElement.dataset.theme;
+    else document.documentElement.dataset.theme = name;
+    $("theme").textContent = `Theme: ${name}`;
+    $("theme").dataset.now = name;
+    try { localStorage.setItem("shoal-theme", name); } catch { /* a page from disk may have no storage */ }
+  }
+  let remembered = "auto";
+  try { remembered = localStorage.getItem("shoal-theme") || "auto"; } catch { /* as above */ }
+  theme(themes.includes(remembered) ? remembered : "auto");
+  $("theme").hidden = false;
+  $("theme").addEventListener("click", () => theme(themes[(themes.indexOf($("theme").dataset.now) + 1) % 3]));
+
+  /* ---- leaderboards ---- */
+  let pressed = null;
+  function markCells() {
+    for (const cell of document.querySelectorAll("button.cell")) cell.setAttribute("aria-pressed", String(cell === pressed));
+  }
+  for (const table of document.querySelectorAll("table[data-table]")) {
+    const members = data.tables[Number(table.dataset.table)];
+    const heads = [...table.querySelectorAll("thead th:not(.text)")].map((h) => h.textContent);
+    table.addEventListener("click", (event) => {
+      const cell = event.target.closest("button.cell");
+      if (!cell) return;
+      if (cell === pressed) return clear();
+      const list = members[Number(cell.dataset.r)][Number(cell.dataset.c)];
+      const row = [...cell.closest("tr").querySelectorAll("th")].map((h) => h.textContent).join(" · ");
+      pressed = cell;
+      select(list, `${plural(list.length)}: ${row} · ${heads[Number(cell.dataset.c)]}`, { narrow: true });
+    });
+  }
+  for (const button of document.querySelectorAll("button[data-failure]")) {
+    button.addEventListener("click", () => {
+      const list = data.failures[Number(button.dataset.failure)];
+      pressed = null;
+      select(list, `${plural(list.length)} that failed`, { narrow: true });
+      $("trials").scrollIntoView();
+    });
+  }
+  function plural(n) { return `${n.toLocaleString("en")} ${n === 1 ? "trial" : "trials"}`; }
+
+  /* ---- list of trials ---- */
+  const number = (digits) => (v) => (v === null || v === undefined ? "–" : v.toFixed(digits));
+  function seconds(v) {
+    if (!v) return "–";
+    return v >= 7200 ? `${(v / 3600).toFixed(1)} h` : v >= 120 ? `${(v / 60).toFixed(0)} min` : `${v.toFixed(v < 10 ? 1 : 0)} s`;
+  }
+  const columns = [];
+  trials.axes.forEach((axis) => {
+    const key = axis.numeric ? (i) => (axis.of[i] < 0 ? null : Number(axis.labels[axis.of[i]])) : (i) => axis.labels[axis.of[i]] ?? "";
+    columns.push({ head: axis.name, key, text: (i) => axis.labels[axis.of[i]] ?? "–", left: !axis.numeric });
+  });
+  if (trials.label) columns.push({ head: trials.label, key: (i) => trials.values[i], text: (i) => number(trials.digits)(trials.values[i]), main: true });
+  trials.metrics.forEach((m) => columns.push({ head: m.name, key: (i) => m.values[i], text: (i) => number(m.digits)(m.values[i]) }));
+  columns.push({ head: "run time", key: (i) => trials.seconds[i], text: (i) => seconds(trials.seconds[i]) });
+  if (trials.gpuHours.length) columns.push({ head: "GPU-h", key: (i) => trials.gpuHours[i], text: (i) => number(2)(trials.gpuHours[i]) });
+  if (trials.attempts.some((a) => a > 1)) columns.push({ head: "attempts", key: (i) => trials.attempts[i], text: (i) => String(trials.attempts[i]) });
+  columns.push({ head: "state", key: (i) => SYMBOLS.indexOf(trials.states[i]), text: (i) => trials.states[i], left: true, state: true });
+  columns.push({ head: "task", key: (i) => trials.ids[i], text: (i) => trials.ids[i], left: true, id: true });
+
+  let sort = { column: columns.findIndex((c) => c.main), down: trials.goal !== "min" };
+  let page = 0;
+  let words = [];
+  const haystack = [];
+  function matches(i) {
+    if (!words.length) return true;
+    haystack[i] ??= columns.map((c) => (c.left || c.text(i).length < 12 ? c.text(i) : "")).concat(trials.names[i]).join(" ").toLowerCase();
+    return words.every((w) => haystack[i].includes(w));
+  }
+  function ordered() {
+    const list = [];
+    for (let i = 0; i < count; i++) if ((!filter || filter.has(i)) && matches(i)) list.push(i);
+    if (sort.column < 0) return list;
+    const key = columns[sort.column].key;
+    const sign = sort.down ? -1 : 1;
+    const missing = (v) => v === null || v === undefined || Number.isNaN(v);
+    return list.sort((a, b) => {
+      const x = key(a), y = key(b);
+      if (missing(x) || missing(y)) return missing(x) - missing(y) || a - b;
+      return sign * (x < y ? -1 : x > y ? 1 : 0) || a - b;
+    });
+  }
+  function drawList() {
+    if (!$("list")) return;
+    const list = ordered();
+    const pages = Math.max(1, Math.ceil(list.length / PAGE));
+    page = Math.min(page, pages - 1);
+    $("list").tHead.replaceChildren(element("tr", {}, ...columns.map((column, k) => {
+      const button = element("button", { type: "button", text: column.head });
+      button.addEventListener("click", () => {
+        sort = { column: k, down: sort.column === k ? !sort.down : Boolean(column.main && trials.goal !== "min") };
+        drawList();
+      });
+      const sorted = sort.column === k ? (sort.down ? "descending" : "ascending") : "none";
+      return element("th", { scope: "col", class: column.left ? "text" : "", "aria-sort": sorted }, button);
+    })));
+    $("list").tBodies[0].replaceChildren(...list.slice(page * PAGE, (page + 1) * PAGE).map((i) => {
+      const row = element("tr", { tabindex: "0", "aria-selected": String(picked.has(i) && !filter) }, ...columns.map((column) => {
+        if (column.state) return element("td", { class: "text" }, element("span", { class: `state s-${trials.states[i]}`, text: column.text(i) }));
+        const cell = element("td", { class: (column.left ? "text" : "") + (column.id ? " id" : "") });
+        if (column.main) cell.append(element("b", { text: column.text(i) }));
+        else cell.textContent = column.text(i);
+        return cell;
+      }));
+      const choose = () => {
+        const now = picked.has(i) && picked.size === 1 ? [] : [i];
+        const keep = page;
+        select(now, now.length ? trials.names[i] : "");
+        page = keep;
+        drawList();
+      };
+      row.addEventListener("click", choose);
+      row.addEventListener("keydown", (event) => { if (event.key === "Enter") choose(); });
+      return row;
+    }));
+    $("shown").textContent = list.length === count ? plural(count) : `${list.length.toLocaleString("en")} of ${plural(count)}`;
+    $("page").textContent = pages > 1 ? `page ${page + 1} of ${pages.toLocaleString("en")}` : "";
+    $("prev").hidden = $("next").hidden = pages === 1;
+    $("prev").disabled = page === 0;
+    $("next").disabled = page === pages - 1;
+    const notes = [];
+    if (trials.moreMetrics) notes.push(`${trials.moreMetrics} more metrics are in shoal results.`);
+    if (trials.attempts.some((a) => a)) notes.push("Run time and hours include the tasks that belong to the trial alone.");
+    $("list-note").textContent = notes.join(" ");
+  }
+  if ($("list")) {
+    $("search").addEventListener("input", (event) => {
+      words = event.target.value.toLowerCase().split(/[\s,]+/).filter(Boolean);
+      page = 0;
+      drawList();
+    });
+    $("prev").addEventListener("click", () => { page--; drawList(); });
+    $("next").addEventListener("click", () => { page++; drawList(); });
+  }
+  $("clear").addEventListener("click", clear);
+  document.addEventListener("keydown", (event) => { if (event.key === "Escape" && (picked.size || filter)) clear(); });
+
+  /* ---- pictures ---- */
+  const pictures = data.pictures;
+  function drawPictures() {
+    if (!$("gallery")) return;
+    const shown = Object.entries(pictures.roles).map(([role, i]) => ({ role, i }));
+    const wanted = [...picked].filter((i) => pictures.trials[i] && !shown.some((s) => s.i === i));
+    wanted.sort((a, b) => better(a, b));
+    wanted.slice(0, 3).forEach((i) => shown.unshift({ role: "chosen", i }));
+    if (!shown.length) Object.keys(pictures.trials).slice(0, 3).forEach((i) => shown.push({ role: "", i: Number(i) }));
+    const common = pictures.panels.filter((p) => pictures.samples.some((s) => pictures.shared[s.name]?.[p]));
+    const own = shown.map(({ i }) => pictures.panels.filter((p) => pictures.samples.some((s) => pictures.trials[i]?.[s.name]?.[p])));
+    const head = element("tr", {}, element("th"), ...common.map((p) => element("th", { scope: "col", text: p })));
+    shown.forEach(({ role, i }, k) => {
+      const value = trials.values[i];
+      const what = trials.label && value !== null ? `${trials.label} ${value.toFixed(trials.digits)}` : "";
+      head.append(element("th", { scope: "col", colspan: String(Math.max(1, own[k].length)) },
+        element("div", {}, [role, own[k].length === 1 ? own[k][0] : ""].filter(Boolean).join(": "),
+          element("small", { text: what }), element("small", { text: trials.names[i] }))));
+    });
+    const rows = pictures.samples.map((sample) => {
+      const row = element("tr", {}, element("th", { scope: "row", text: sample.name }, element("small", { text: sample.caption })));
+      common.forEach((p) => row.append(element("td", {}, ...image(pictures.shared[sample.name]?.[p], `${sample.name}, ${p}`))));
+      shown.forEach(({ i }, k) => {
+        own[k].forEach((p, first) => {
+          const key = pictures.trials[i]?.[sample.name]?.[p];
+          const score = first === 0 ? pictures.scores[i]?.[sample.name] : undefined;
+          const caption = [own[k].length > 1 ? p : "", score === undefined ? "" : `score ${Number(score.toPrecision(4))}`].filter(Boolean).join(" ");
+          row.append(element("td", {}, element("figure", {}, ...image(key, `${sample.name}, ${p} of ${trials.names[i]}`), element("figcaption", { text: caption }))));
+        });
+        if (!own[k].length) row.append(element("td"));
+      });
+      return row;
+    });
+    $("gallery").replaceChildren(element("thead", {}, head), element("tbody", {}, ...rows));
+    const asked = picked.size && ![...picked].some((i) => pictures.trials[i]);
+    $("who").textContent = (Object.keys(pictures.roles).length ? `The same samples for the best, the median and the worst trial by ${trials.label}.` : "")
+      + (asked ? " The chosen trials have no pictures on this page." : picked.size ? "" : " Choose a trial above to see its own beside them.");
+  }
+  function better(a, b) { return (trials.goal === "min" ? 1 : -1) * (trials.values[a] - trials.values[b]); }
+  function image(key, alt) {
+    const source = key && pictures.images[key];
+    if (!source) return [];
+    const made = element("img", { alt, loading: "eager" });
+    made.addEventListener("load", () => { if (made.naturalWidth <= 160) made.classList.add("fine"); });
+    made.src = source;
+    return [made];
+  }
+
+  /* ---- charts ---- */
+  const sourcesOf = new Map();
+  data.curves.sources.forEach((owners, s) => owners.forEach((i) => sourcesOf.set(i, [...(sourcesOf.get(i) || []), s])));
+  const config = {
+    background: "transparent",
+    font: "Inter, Segoe UI, system-ui, sans-serif",
+    view: { stroke: null },
+    axis: {
+      labelColor: "var(--ink-2)", titleColor: "var(--ink-2)", gridColor: "var(--line)", tickColor: "var(--line)", domain: false,
+      grid: false, ticks: false, labelFontSize: 11, titleFontSize: 11, titleFontWeight: "normal", labelPadding: 6, labelOverlap: true,
+    },
+    title: { color: "var(--ink)", fontSize: 12.5, fontWeight: 600, anchor: "start", offset: 8 },
+    legend: { labelColor: "var(--ink)", titleColor: "var(--ink-2)", labelFontSize: 12, symbolStrokeWidth: 2, symbolType: "square" },
+  };
+  function chosenKeys(kind) {
+    const keys = {};
+    // A line that stands for a configuration is known by its first trial.
+    if (kind === "parallel") picked.forEach((i) => { keys[trials.leaders[i]] = 1; });
+    else if (kind === "curve") picked.forEach((i) => (sourcesOf.get(i) || []).forEach((s) => { keys[s] = 1; }));
+    else picked.forEach((i) => { keys[i] = 1; });
+    return keys;
+  }
+  function follow({ view, kind }) {
+    const keys = chosenKeys(kind);
+    try { view.signal("picked", keys).signal("any", picked.size > 0 || Boolean(filter)).run(); } catch { /* a chart without it */ }
+  }
+  function fill(spec, name) {
+    if (name.startsWith("curve:")) {
+      const axis = trials.axes[data.curves.axis];
+      const rows = [];
+      for (const [s, xs, ys] of data.curves.lines[name.slice(6)] || []) {
+        const i = data.curves.sources[s][0];
+        const c = axis && axis.of[i] >= 0 ? axis.labels[axis.of[i]] : "";
+        for (let k = 0; k < xs.length; k++) rows.push({ x: xs[k], y: ys[k], t: s, c, n: trials.names[i] });
+      }
+      for (const layer of spec.layer) if (layer.data && layer.data.name === "lines") layer.data.values = rows;
+    } else if (name.startsWith("effect-")) {
+      for (const layer of spec.layer) for (const row of layer.data.values) if (row.t !== undefined) row.n = trials.names[row.t];
+    }
+    return spec;
+  }
+  async function draw(place) {
+    const name = place.dataset.chart;
+    const spec = data.charts[name];
+    if (!spec) return;
+    try {
+      const made = await vegaEmbed(place, fill(spec, name), {
+        actions: false, ast: true, logLevel: 1, renderer: "svg", defaultStyle: false, config, tooltip: { disableDefaultStyle: true },
+      });
+      const entry = { view: made.view, kind: name.startsWith("curve:") ? "curve" : name };
+      views.push(entry);
+      made.view.addEventListener("click", (event, item) => {
+        const t = item && item.datum && item.datum.t;
+        if (typeof t !== "number" || t < 0) return;
+        pressed = null;
+        if (entry.kind === "curve") select(data.curves.sources[t], trials.names[data.curves.sources[t][0]]);
+        else if (entry.kind !== "parallel") select([t], trials.names[t]);
+        else {
+          const list = trials.leaders.flatMap((leader, i) => (leader === t ? [i] : []));
+          select(list, item.datum.n);
+        }
+      });
+      if (picked.size) follow(entry);
+    } catch (error) {
+      place.textContent = `This chart could not be drawn: ${error.message}`;
+      place.classList.add("warning");
+      console.error(error);
+    }
+  }
+  async function drawCurves() {
+    const panels = $("panels");
+    if (!panels) return;
+    const group = data.curves.groups[Number($("metric").value)];
+    for (let k = views.length - 1; k >= 0; k--) if (views[k].kind === "curve") views.splice(k, 1)[0].view.finalize();
+    panels.replaceChildren(...group.metrics.map((m) => element("div", { class: "chart", "data-chart": `curve:${m}`, role: "img", "aria-label": `Curves of ${m}` })));
+    for (const place of panels.children) await draw(place);
+  }
+  if ($("metric")) {
+    data.curves.groups.forEach((group, k) => $("metric").append(element("option", { value: String(k), text: group.metrics.join(", ") })));
+    const wanted = trials.label.split("/").pop();
+    const first = data.curves.groups.findIndex((g) => g.name === wanted);
+    $("metric").value = String(Math.max(0, first));
+    $("metric").addEventListener("change", drawCurves);
+  }
+
+  async function start() {
+    drawList();
+    drawPictures();
+    for (const place of document.querySelectorAll("[data-chart]")) await draw(place);
+    await drawCurves();
+    document.documentElement.dataset.ready = "true";
+  }
+  start();
+})();

@@ -1,0 +1,119 @@
+"""The first lines of a report: what was compared, what came out, how far it is, what it cost. Made from
+the data.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+
+from shoal.report.trials import Trials
+from shoal.results import StudyData, Usage
+from shoal.results.data import STATES
+from shoal.results.tables import digits_for
+from shoal.results.usage import duration
+
+__all__ = ["compared", "cost_line", "outcome", "progress", "value_digits"]
+
+
+def value_digits(trials: Trials) -> int:
+    """Return the decimals for the objective's values."""
+    return digits_for(v for v in trials.values if v is not None)
+
+
+def compared(trials: Trials) -> str:
+    """Return one sentence on what was compared."""
+    if not trials.tasks:
+        return "The plan has no trials."
+    if not trials.axes:
+        return f"One configuration: {_count(len(trials.tasks), 'trial')} of step {trials.step}."
+    parts = [_values(a.name, len(a.labels)) for a in trials.axes]
+    product = math.prod(len(a.labels) for a in trials.axes)
+    text = " × ".join(parts)
+    if product == len(trials.tasks):
+        return f"Compared {text}: {_count(len(trials.tasks), 'trial')}."
+    return f"Compared {_count(len(trials.tasks), 'trial')} over {text}."
+
+
+def outcome(trials: Trials) -> tuple[str, str]:
+    """Return what came out best and by how much, and a second sentence when that may be chance."""
+    if not any(v is not None for v in trials.values):
+        if any(s == "done" for s in trials.states) and trials.ref:
+            return f"No trial has a value of {trials.label} yet.", ""
+        return "Nothing has finished yet." if trials.tasks else "", ""
+    digits = value_digits(trials)
+    ranking = trials.configurations()
+    members, mean = ranking[0]
+    found = [v for i in members if (v := trials.values[i]) is not None]
+    score = f"{mean:.{digits}f}"
+    if len(found) > 1:
+        score += f" ± {statistics.stdev(found):.{digits}f} over {len(found)} seeds"
+    if len(ranking) == 1:
+        return f"{trials.label} is {score}.", ""
+    text = f"{trials.configuration_name(members[0])} came out best, with {trials.label} {score}"
+    other, second = ranking[1]
+    gap = abs(mean - second)
+    runner_up = trials.configuration_name(other[0])
+    if gap < 0.5 * 10**-digits:
+        return f"{text}, level with {runner_up}.", ""
+    text += f", {gap:.{digits}f} {'above' if trials.goal == 'max' else 'below'} {runner_up}."
+    doubt = ""
+    spread = _pooled([[v for i in g if (v := trials.values[i]) is not None] for g, _ in ranking])
+    if spread is not None and gap < spread:
+        doubt = f"That is less than the spread between seeds ({spread:.{digits}f}): take the two as equal."
+    return text, doubt
+
+
+def progress(trials: Trials) -> str:
+    """Return how many of the trials are done, and what the others are."""
+    counts = Counter(trials.states)
+    if not trials.tasks:
+        return ""
+    if counts["done"] == len(trials.tasks):
+        return f"All {_count(len(trials.tasks), 'trial')} done."
+    rest = ", ".join(f"{counts[s]:,} {s}" for s in STATES[1:] if counts[s])
+    return f"{counts['done']:,} of {_count(len(trials.tasks), 'trial')} done; {rest}."
+
+
+def cost_line(usage: Usage) -> str:
+    """Return what it cost, against running one after another."""
+    total = usage.total
+    if not total.attempts:
+        return ""
+    text = f"{total.gpu:,.1f} GPU-hours, " if total.gpu >= 0.05 else ""
+    text += f"{duration(usage.wall)} of wall-clock"
+    if usage.speedup and usage.speedup > 1.05:
+        text += f"; one after another it would have been {duration(total.run)} ({usage.speedup:.1f}×)"
+    return text[0].upper() + text[1:] + "."
+
+
+def state_counts(data: StudyData) -> dict[str, Counter[str]]:
+    """Return for each step how many tasks are in which state."""
+    return {s: Counter(data.fate(t) for t in data.of_step(s)) for s in data.steps}
+
+
+def _pooled(groups: list[list[float]]) -> float | None:
+    several = [g for g in groups if len(g) > 1]
+    freedom = sum(len(g) - 1 for g in several)
+    if not freedom:
+        return None
+    return math.sqrt(sum(statistics.variance(g) * (len(g) - 1) for g in several) / freedom)
+
+
+def _values(axis: str, count: int) -> str:
+    name = axis.replace("_", " ")
+    plural = (
+        name
+        if name.endswith("s")
+        else name[:-1] + "ies"
+        if name.endswith("y") and name[-2:-1] not in "aeiou"
+        else name + "s"
+    )
+    if name in ("lr", "pretrained", "imagery") or " " in name or count == 1:
+        return f"{count} values of {axis}" if count != 1 else f"1 {axis}"
+    return f"{count} {plural}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

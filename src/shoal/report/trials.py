@@ -1,0 +1,160 @@
+"""The trials of a study: the tasks that carry its objective, with names a person can tell apart."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass, field
+
+from shoal.results import ResultError, StudyData
+from shoal.results.data import Objective, Task, show_value, value_key
+from shoal.results.frame import varying_axes
+from shoal.results.metrics import MetricRef, find_metric, metric_names, metric_value
+
+__all__ = ["Axis", "Trials", "find_trials"]
+
+
+@dataclass(slots=True)
+class Axis:
+    """An axis that varies: its values in plan order, and for each trial the index of its value (-1 for
+    none).
+    """
+
+    name: str
+    labels: list[str]
+    raw: list[object]
+    of: list[int]
+
+    def part(self, label: str) -> str:
+        """Return a value so that it can stand alone: ``true`` or ``0`` says nothing, ``unet`` does."""
+        return f"{self.name} {label}" if self.name == "seed" or label in ("true", "false", "none") else label
+
+    @property
+    def numeric(self) -> bool:
+        """Whether all values are numbers."""
+        return all(isinstance(v, int | float) and not isinstance(v, bool) for v in self.raw)
+
+
+@dataclass
+class Trials:
+    """Trials in plan order; lists run parallel.
+
+    Attributes:
+        step: the step whose tasks they are.
+        ref: the objective, None when the study names none or it cannot be found (``trouble`` says why).
+        values: the objective of each, None while missing, never NaN.
+        index: task id to position.
+    """
+
+    step: str
+    tasks: list[Task]
+    ref: MetricRef | None
+    goal: str
+    states: list[str]
+    values: list[float | None]
+    names: list[str]
+    axes: list[Axis]
+    fixed: dict[str, str]
+    trouble: str = ""
+    index: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The objective's name as the study writes it."""
+        return self.ref.label if self.ref else ""
+
+    def ranked(self) -> list[int]:
+        """Return the positions of trials with a value, best first."""
+        sign = -1.0 if self.goal == "max" else 1.0
+        known = [(sign * v, i) for i, v in enumerate(self.values) if v is not None]
+        return [i for _, i in sorted(known)]
+
+    def configurations(self) -> list[tuple[list[int], float]]:
+        """Return groups of trials that differ in nothing but ``seed``, with their means, best first."""
+        groups: dict[tuple[int, ...], list[int]] = {}
+        axes = [a for a in self.axes if a.name != "seed"]
+        for i, value in enumerate(self.values):
+            if value is not None:
+                groups.setdefault(tuple(a.of[i] for a in axes), []).append(i)
+        means = [(g, statistics.fmean(v for i in g if (v := self.values[i]) is not None)) for g in groups.values()]
+        return sorted(means, key=lambda pair: -pair[1] if self.goal == "max" else pair[1])
+
+    def configuration_name(self, trial: int) -> str:
+        """Return a trial's name without its seed."""
+        return self._name([a for a in self.axes if a.name != "seed"], trial)
+
+    def _name(self, axes: list[Axis], trial: int) -> str:
+        parts = [a.part(a.labels[a.of[trial]]) for a in axes if a.of[trial] >= 0]
+        return " · ".join(parts) or self.step
+
+    def name_all(self) -> None:
+        """Give every trial its name: the values of the axes that vary."""
+        self.names = [self._name(self.axes, i) for i in range(len(self.tasks))]
+
+
+def find_trials(data: StudyData) -> Trials:
+    """Find the trials: tasks of the step that reports the objective, else of the last step that is no
+    gate.
+    """
+    objective: Objective | None = data.objective
+    ref: MetricRef | None = None
+    trouble = ""
+    known = metric_names(data)
+    if objective is None:
+        named = [f"{s}/{m}" for s, ms in known.items() for m in ms]
+        example = named[-1] if named else "test/iou"
+        trouble = (
+            "The study names no objective, so nothing is ranked. "
+            f"Add to the study file: report: {{objective: {{metric: {example}, goal: max}}}}"
+        )
+    else:
+        try:
+            ref = find_metric(data, objective.metric, known)
+        except ResultError as error:
+            # Before anything has finished there is nothing to look for; that is no mistake.
+            trouble = str(error) if known else ""
+    step = ref.step if ref else _last_step(data)
+    tasks = data.of_step(step)
+    values: list[float | None] = []
+    for task in tasks:
+        value = metric_value(data, task, ref) if ref else None
+        values.append(value if value is not None and math.isfinite(value) else None)
+    varying = varying_axes(data, step)
+    axes = [_axis(name, tasks) for name in varying]
+    fixed = {k: show_value(v) for t in tasks[:1] for k, v in t.params.items() if k not in varying}
+    trials = Trials(
+        step=step,
+        tasks=tasks,
+        ref=ref,
+        goal=objective.goal if objective else "max",
+        states=[data.fate(t) for t in tasks],
+        values=values,
+        names=[],
+        axes=axes,
+        fixed=fixed,
+        trouble=trouble,
+        index={t.id: i for i, t in enumerate(tasks)},
+    )
+    trials.name_all()
+    return trials
+
+
+def _last_step(data: StudyData) -> str:
+    names = [s.name for s in data.steps.values() if not s.gate and data.of_step(s.name)]
+    return names[-1] if names else ""
+
+
+def _axis(name: str, tasks: list[Task]) -> Axis:
+    places: dict[str, int] = {}
+    raw: list[object] = []
+    of: list[int] = []
+    for task in tasks:
+        if name not in task.params:
+            of.append(-1)
+            continue
+        key = value_key(task.params[name])
+        if key not in places:
+            places[key] = len(raw)
+            raw.append(task.params[name])
+        of.append(places[key])
+    return Axis(name, [show_value(v) for v in raw], raw, of)
