@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from shoal.failures import FailureClass
+from shoal.plan.resources import Resources
 
 __all__ = [
     "AttemptKey",
@@ -29,30 +30,6 @@ class AttemptKey:
 
     task: str
     number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Resources:
-    """What one attempt asks for; sizes in bytes, CPU in cores, per node."""
-
-    gpu: int = 0
-    gpu_type: tuple[str, ...] = ()
-    gpu_memory: int | None = None
-    cpu: float = 1.0
-    memory: int | None = None
-    shm: int | None = None
-    disk: int | None = None
-    nodes: int = 1
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as ``spec.json`` holds it."""
-        return {**asdict(self), "gpu_type": list(self.gpu_type)}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Resources:
-        """Read it from ``spec.json``; what is absent or null has its default."""
-        known = {name: value[name] for name in cls.__dataclass_fields__ if value.get(name) is not None}
-        return cls(**{**known, "gpu_type": tuple(value.get("gpu_type") or ())})
 
 
 @dataclass(frozen=True, kw_only=True)

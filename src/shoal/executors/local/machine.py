@@ -41,7 +41,18 @@ def _is(name: str, kind: str) -> bool:
 
 
 def count_cpus() -> float:
-    """Return how many cores this process may use: affinity and the cgroup's quota count."""
+    """Return how many cores this process may use: affinity and the cgroup's quota count.
+
+    ``SHOAL_CPUS=n`` sets the number, for a machine that is to be shared or filled beyond its cores.
+
+    Raises:
+        UsageError: when ``SHOAL_CPUS`` is not a positive number.
+    """
+    claimed = os.environ.get("SHOAL_CPUS")
+    if claimed is not None:
+        if not re.fullmatch(r"\s*\d+(\.\d+)?\s*", claimed) or float(claimed) == 0:
+            raise UsageError(f'SHOAL_CPUS is "{claimed}", not a number of cores', hint="Set it to 1, 2, ...")
+        return float(claimed)
     affinity = getattr(os, "sched_getaffinity", None)
     cpus = float(len(affinity(0)) if affinity else os.cpu_count() or 1)
     for folder in agent.cgroup_dirs("cpu"):
