@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -96,10 +97,8 @@ def open_attempts(file: Path) -> list[dict[str, Any]]:
 
 
 def kill(pid: int, group: bool = False) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         (os.killpg if group else os.kill)(pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 def disturb(file: Path, dice: random.Random) -> int:

@@ -12,7 +12,14 @@ import pytest
 from shoal.errors import HeldError
 from shoal.store import RunnerLock, holder
 
-HOLD = "import sys,time; from shoal.store import RunnerLock; RunnerLock(__import__('pathlib').Path(sys.argv[1])).__enter__(); print('held', flush=True); time.sleep(60)"
+HOLD = """
+import sys, time
+from pathlib import Path
+from shoal.store import RunnerLock
+with RunnerLock(Path(sys.argv[1])):
+    print('held', flush=True)
+    time.sleep(60)
+"""
 
 
 def test_the_second_runner_is_told_who_holds_the_study(tmp_path: Path) -> None:

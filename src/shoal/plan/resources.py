@@ -77,12 +77,12 @@ def resources_of(plan: Plan, task: Task, overrides: Mapping[str, Any] | None = N
         if templates or overrides:
             values = {**study.vars, **task.params}
             raw = asked.model_dump(warnings="none")
-            for (name, *place), text in templates.items():
-                filled = Template.parse(text).words(values)
+            for (field, *place), text in templates.items():
+                name, filled = str(field), Template.parse(text).words(values)
                 if place:
                     raw[name] = [item for one in raw[name] for item in (filled if one == text else [one])]
                 else:
-                    raw[str(name)] = filled[0] if len(filled) == 1 else filled
+                    raw[name] = filled[0] if len(filled) == 1 else filled
             asked = type(asked).model_validate({**raw, **(overrides or {})})
     except (TemplateError, ValueError) as error:
         raise study.error(

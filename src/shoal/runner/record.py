@@ -55,12 +55,12 @@ def plan_json(plan: Plan, *, profile: str | None = None, overrides: Sequence[str
 
 def write_plan(plan: Plan, store: StudyStore, *, profile: str | None = None, overrides: Sequence[str] = ()) -> None:
     """Write ``plan.json`` and ``study.yaml``."""
-    import yaml
+    from shoal.study import dump_yaml
 
     store.root.mkdir(parents=True, exist_ok=True)
     write_json_atomic(str(store.plan), plan_json(plan, profile=profile, overrides=overrides))
     making = store.study.with_name(".study.yaml")
-    making.write_text(yaml.safe_dump(plan.study.resolved(), sort_keys=False, allow_unicode=True))
+    making.write_text(dump_yaml(plan.study.resolved()))
     making.replace(store.study)
 
 

@@ -120,8 +120,7 @@ def _code_digest(files: dict[str, Path]) -> str | None:
 def _data_digest(place: str) -> str | None:
     if "://" in place:
         return None
-    path = Path(place)
-    return digest_tree(path)["digest"] if path.exists() else None
+    return str(digest_tree(place)["digest"]) if Path(place).exists() else None
 
 
 def _is_pattern(text: str) -> bool:
