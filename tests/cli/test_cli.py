@@ -55,7 +55,12 @@ def folder(tmp_path: Path) -> Path:
 def shoal(folder: Path) -> Run:
     def run(*arguments: str, code: int | None = 0, **kwargs: Any) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [sys.executable, "-m", "shoal", *arguments], cwd=folder, capture_output=True, text=True, timeout=120, **kwargs
+            [sys.executable, "-m", "shoal", *arguments],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            **kwargs,
         )
         assert "Traceback" not in done.stderr, done.stderr
         if code is not None:
@@ -102,7 +107,6 @@ def test_plan_run_results_and_nothing_twice(shoal: Run, folder: Path) -> None:
     assert shoal("logs", "s.yaml", "train", "-n", "1", "-f").stdout.startswith("training")
     report = Path(shoal("report", "s.yaml").stdout.strip())
     assert report.read_text().startswith("<!")
-    assert subprocess.run(["git", "check-ignore", "-q", "runs"], cwd=folder, check=False).returncode != 0 or True
     assert (folder / "runs" / ".gitignore").read_text().endswith("*\n")
 
 
@@ -226,7 +230,9 @@ def test_tasks_outlive_their_runner_and_are_adopted(shoal: Run, folder: Path) ->
     assert "adopted 1" in shoal("run", "s.yaml").stderr
     assert len(list((folder / "runs" / "long" / "a").glob("*/attempts/*"))) == 1
     runner = subprocess.Popen(
-        [sys.executable, "-m", "shoal", "run", "s.yaml", "--set", "steps.a.matrix.x=[2]"], cwd=folder, stderr=subprocess.PIPE
+        [sys.executable, "-m", "shoal", "run", "s.yaml", "--set", "steps.a.matrix.x=[2]"],
+        cwd=folder,
+        stderr=subprocess.PIPE,
     )
     wait_for(lambda: len(running(shoal)) == 1)
     runner.kill()
@@ -294,7 +300,7 @@ MISTAKES = [
     (["plan", "s.yaml", "--set", "steps.train.retreis=2"], "retries"),
     (["plan", "s.yaml", "--on", "nautilus"], "--on nautilus"),
     (["plan", "s.yaml", "--store", "ftp://x/y"], "ftp://"),
-    (["run", "s.yaml", "-j", "0"], "0"),
+    (["run", "s.yaml", "-j", "0"], "greater than or equal to 1"),
     (["results", "s.yaml", "--format", "xls"], "latex"),
     (["results", "s.yaml"], "run"),
     (["report", "s.yaml"], "run"),
@@ -304,7 +310,9 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "said"), MISTAKES, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+@pytest.mark.parametrize(
+    ("arguments", "said"), MISTAKES, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
 def test_a_mistake_is_one_message_and_exit_2(shoal: Run, arguments: list[str], said: str) -> None:
     done = shoal(*arguments, code=2)
     assert said in done.stderr

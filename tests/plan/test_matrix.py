@@ -25,7 +25,9 @@ def test_zipped_axes_move_together() -> None:
 
 
 def test_exclude_drops_what_agrees_with_all_its_keys() -> None:
-    points = expand({"model": ["a", "b"], "lr": [1, 2], "flag": [True, 1]}, exclude=[{"model": "a", "lr": 2.0, "flag": True}])
+    points = expand(
+        {"model": ["a", "b"], "lr": [1, 2], "flag": [True, 1]}, exclude=[{"model": "a", "lr": 2.0, "flag": True}]
+    )
     kept = [repr(point) for point in points]  # as text, because True == 1
     assert repr({"model": "a", "lr": 2, "flag": True}) not in kept
     assert repr({"model": "a", "lr": 2, "flag": 1}) in kept

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from shoal.errors import UsageError
 from shoal.plan.matrix import Params, expand
 from shoal.study.template import Template, TemplateError, Value
+from shoal.study.values import value_key
 
 if TYPE_CHECKING:
     from shoal.study import Step, Study
@@ -197,7 +198,7 @@ class _Join:
         self._groups: dict[tuple[str, ...], list[Task]] = {}
         for task in tasks:
             self._groups.setdefault(tuple(sorted(task.params)), []).append(task)
-        self._indices: dict[tuple[tuple[str, ...], tuple[str, ...]], dict[str, tuple[str, ...]]] = {}
+        self._indices: dict[tuple[tuple[str, ...], tuple[str, ...]], dict[Hashable, tuple[str, ...]]] = {}
         self.axes = {axis for group in self._groups for axis in group}
         self._several = len(self._groups) > 1
         self._rank = {task.id: i for i, task in enumerate(tasks)} if self._several else {}
@@ -208,7 +209,7 @@ class _Join:
             shared = tuple(axis for axis in group if axis in params)
             index = self._indices.get((group, shared))
             if index is None:
-                collected: dict[str, list[str]] = {}
+                collected: dict[Hashable, list[str]] = {}
                 for task in tasks:
                     collected.setdefault(_key(task.params, shared), []).append(task.id)
                 index = {key: tuple(ids) for key, ids in collected.items()}
@@ -220,13 +221,8 @@ class _Join:
         return ", ".join(sorted(self.axes)) or "none"
 
 
-def _key(params: Mapping[str, Value], axes: tuple[str, ...]) -> str:
-    return _canonical([_number(params[axis]) for axis in axes]) if axes else ""
-
-
-def _number(value: Value) -> Value:
-    # A join takes 1 and 1.0 for the same, as `exclude` does.
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+def _key(params: Mapping[str, Value], axes: tuple[str, ...]) -> Hashable:
+    return tuple(value_key(params[axis]) for axis in axes)
 
 
 class _Command:

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 from shoal.study.template import Value
+from shoal.study.values import same_value
 
 __all__ = ["Params", "expand"]
 
@@ -57,12 +58,7 @@ def _merged(parts: tuple[Params, ...]) -> Params:
 
 
 def _agrees(point: Mapping[str, Value], entry: Mapping[str, Value]) -> bool:
-    return all(key in point and same(point[key], value) for key, value in entry.items())
-
-
-def same(left: Value, right: Value) -> bool:
-    """Equal as a researcher means it: 1 and 1.0 are, 1 and true are not."""
-    return left == right and isinstance(left, bool) == isinstance(right, bool)
+    return all(key in point and same_value(point[key], value) for key, value in entry.items())
 
 
 def _included(points: list[Params], include: Sequence[Mapping[str, Value]]) -> Iterator[Params]:
@@ -71,7 +67,7 @@ def _included(points: list[Params], include: Sequence[Mapping[str, Value]]) -> I
     for entry in include:
         matched = False
         for original, point in zip(originals, points, strict=True):
-            if all(key not in original or same(original[key], value) for key, value in entry.items()):
+            if all(key not in original or same_value(original[key], value) for key, value in entry.items()):
                 matched = True
                 point.update(entry)
         # With no axis of the original matrix in it, an entry that fits everywhere still is one of the points.

@@ -88,9 +88,7 @@ def resources_of(plan: Plan, task: Task, overrides: Mapping[str, Any] | None = N
         raise study.error(
             ("steps", task.step, "resources"), f"the resources of {task.step} {task.id}: {_first(error)}"
         ) from error
-    return Resources(
-        **{name: value for name in Resources.__slots__ if (value := getattr(asked, name)) is not None}
-    )
+    return Resources(**{name: value for name in Resources.__slots__ if (value := getattr(asked, name)) is not None})
 
 
 def _first(error: Exception) -> str:
