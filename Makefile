@@ -68,7 +68,7 @@ types: dev
 	$(BIN)/mypy
 
 docs: dev
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: dev
 	$(BIN)/python bench/run.py $(ARGS)

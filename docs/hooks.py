@@ -1,6 +1,6 @@
 """What mkdocs writes itself: the reference of the study file from its schema, that of the command line from its parser.
 
-A page says where by a comment: ``<!-- made: study -->`` or ``<!-- made: commands -->``.
+A page says where by a comment, such as ``<!-- made: study -->``; the names are those of ``_MAKERS``.
 """
 
 from __future__ import annotations
@@ -35,6 +35,17 @@ def command_reference() -> str:
     return "\n".join(_verb(name, group.commands[name]) for name in group.commands)
 
 
+def failure_classes() -> str:
+    """Every class of failure, with the sentences that the engine itself uses."""
+    from shoal.failures import FailureClass
+
+    lines = ["| class | what happened | what to do | whose fault |", "|---|---|---|---|"]
+    for kind in FailureClass:
+        fault = "the platform's" if kind.platform else "the task's" if kind is not FailureClass.CANCELLED else "nobody's"
+        lines.append(f"| `{kind.value}` | {_cell(kind.sentence)} | {_cell(kind.advice)} | {fault} |")
+    return "\n".join(lines)
+
+
 def _verb(name: str, command: Any) -> str:
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     options = [p for p in command.params if p.param_type_name == "option" and not p.hidden]
@@ -59,4 +70,4 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-_MAKERS = {"study": study_reference, "commands": command_reference}
+_MAKERS = {"study": study_reference, "commands": command_reference, "failures": failure_classes}
