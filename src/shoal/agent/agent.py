@@ -1457,6 +1457,14 @@ class Attempt:
             ):
                 todo += [each.pid for each in table.values() if each.parent == found.pid]
 
+    def _pass_on_to_orphans(self) -> None:
+        """Send SIGTERM to what has outlived its parent and was not asked yet."""
+        members = self._members()
+        pids = {each.pid for each in members}
+        for each in members:
+            if each.parent not in pids:
+                self._terminate(each)
+
     def _terminate(self, found: Process) -> None:
         if self._signalled.get(found.pid) != found.start:
             self._signalled[found.pid] = found.start
@@ -1539,10 +1547,9 @@ class Attempt:
                     return
                 continue
             if self._stop is not None and moment < self._kill_at:
-                if not asked_at:
+                if moment - asked_at > 0.1:
                     asked_at = moment
-                    for each in self._members():
-                        self._terminate(each)
+                    self._pass_on_to_orphans()
             elif not asked_at:
                 quiet = not opened or moment - lively > _QUIET
                 if self._stop is not None or (quiet and moment - ended_at > 0.05) or moment - ended_at > _DRAIN:

@@ -59,7 +59,7 @@ class AttemptSpec:
     input_digests: Mapping[str, str] = field(default_factory=dict)
     data: Mapping[str, tuple[Path, str | None]] = field(default_factory=dict)
     code: str | None = None
-    resources: Resources = Resources()
+    resources: Resources = field(default_factory=Resources)
     gpus: tuple[int, ...] = ()
     timeout: float | None = None
     stall: float | None = None
