@@ -41,7 +41,9 @@ def failure_classes() -> str:
 
     lines = ["| class | what happened | what to do | whose fault |", "|---|---|---|---|"]
     for kind in FailureClass:
-        fault = "the platform's" if kind.platform else "the task's" if kind is not FailureClass.CANCELLED else "nobody's"
+        fault = (
+            "the platform's" if kind.platform else "the task's" if kind is not FailureClass.CANCELLED else "nobody's"
+        )
         lines.append(f"| `{kind.value}` | {_cell(kind.sentence)} | {_cell(kind.advice)} | {fault} |")
     return "\n".join(lines)
 
