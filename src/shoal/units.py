@@ -88,7 +88,7 @@ def parse_size(value: object) -> int:
         found = _SIZE.match(value.strip()) if isinstance(value, str) else None
         if found is None:
             raise UnitError("is not a size", hint)
-        unit = found[2].removesuffix("B") if len(found[2]) > 1 else found[2]
+        unit = found[2].removesuffix("B")
         if unit not in _BYTES:
             near = next((known for known in _BYTES if known and known.lower() == unit.lower()), None)
             said = f' Did you mean "{found[1]}{near}"?' if near else ""

@@ -187,6 +187,6 @@ def _with_defaults(tree: Mapping) -> Mapping:
     for name, step in steps.items.items():
         merged[name] = step
         if isinstance(step, Mapping) and "gate" not in step.items:
-            whole = merge(defaults, step)
+            whole = merge(defaults, step, first=False)
             merged[name] = Mapping(whole.items, whole.keys, step.mark, step.source, 0, 0)
     return rebuilt(tree, {**tree.items, "steps": rebuilt(steps, merged)})

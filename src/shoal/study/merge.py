@@ -17,18 +17,23 @@ def rebuilt(like: Mapping, items: dict[str, Node], *sources: Mapping) -> Mapping
     return Mapping(items, keys, like.mark, like.source, 0, 0)
 
 
-def merge(under: Mapping, over: Mapping) -> Mapping:
-    """``over`` laid over ``under``: mappings merge, all else is replaced, and null removes what was there."""
+def merge(under: Mapping, over: Mapping, *, first: bool = True) -> Mapping:
+    """``over`` laid over ``under``: mappings merge, all else is replaced, and null removes what was there.
+
+    The key of mappings that merge is taken to stand where it was written first, or, on demand, last.
+    """
     items = dict(under.items)
+    merged: dict[str, Node] = {}
     for name, value in over.items.items():
         below = items.get(name)
         if isinstance(value, Scalar) and value.value is None and below is not None:
             del items[name]
         elif isinstance(value, Mapping) and isinstance(below, Mapping):
-            items[name] = merge(below, value)
+            items[name] = merged[name] = merge(below, value, first=first)
         else:
             items[name] = value
-    return rebuilt(over if over.items else under, items, over, under)
+    shared = rebuilt(under, merged) if first else under
+    return rebuilt(under if first else over, items, *((shared, over, under) if first else (over, under)))
 
 
 def without(tree: Mapping, *names: str) -> Mapping:

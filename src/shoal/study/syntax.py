@@ -20,7 +20,7 @@ _COLON = (
     "If a new key starts here, compare its indentation with the line before."
 )
 _PLAIN_PROBLEMS = {
-    "block sequence entries are not allowed": (
+    "sequence entries are not allowed": (
         'a list item cannot start here, after "key: "',
         "Start the list on the next line, or write it as [a, b].",
     ),
@@ -40,7 +40,6 @@ _PLAIN_PROBLEMS = {
         "only a line break may follow | or >",
         "The text starts on the next line, further right. A text that itself starts with | or > needs quotes.",
     ),
-    "<document start>": ("the text goes on after its end", "Remove the line with ... or what follows it."),
 }
 
 
@@ -65,6 +64,7 @@ def syntax_error(source: Source, error: yaml.YAMLError) -> StudyError:
         sign = source.text[opened.index : opened.index + 1]
         return source.error(source.at(opened.line, opened.column), f"this {sign} is never closed")
     if "quoted scalar" in context and ("escape" in problem or "hex" in problem):
+        at = source.mark(max(source.text.rfind("\\", 0, place.index + 1), 0))
         hint = "In double quotes a backslash starts an escape; in single quotes it stands for itself."
         return source.error(at, "this backslash is not an escape that YAML knows", hint=hint)
     for known, (message, hint) in _PLAIN_PROBLEMS.items():
@@ -76,6 +76,8 @@ def syntax_error(source: Source, error: yaml.YAMLError) -> StudyError:
         return source.error(whole, 'a key without ":" after it', hint=f"Write it as key: value. {_INDENT}")
     if "tag" in context:
         return source.error(at, "this tag cannot be read", hint="A text that starts with ! needs quotes.")
+    if "<document start>" in problem and re.search(r"^\.\.\.", source.text[: place.index], re.MULTILINE):
+        return source.error(at, "the text goes on after its end", hint="Remove the line with ... or what follows it.")
     if "expected" in problem:
         return _unexpected(source, place, opened)
     return source.error(at, f"{problem}{f' {context}' if context else ''}")
@@ -112,6 +114,8 @@ def _unexpected(source: Source, place: yaml.Mark, opened: yaml.Mark | None) -> S
         hint = f"Quotes go around the whole text; one that holds {value[1]} may stand in {other}."
         return source.error(at, "text goes on after the closing quote", hint=hint)
     since = f"; the block starts in line {opened.line + 1}" if opened is not None else ""
+    if char == ":" and not before.strip():
+        return source.error(at, "a key is missing before this", hint="Write it as key: value.")
     if char == "-" and not before.strip():
         return source.error(at, f"a list item stands where a key belongs{since}", hint=_INDENT)
     if not before.strip():
