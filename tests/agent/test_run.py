@@ -97,7 +97,10 @@ def test_an_unreadable_spec(folder: TaskFolder) -> None:
 
 
 def test_secrets_are_masked_across_pieces(folder: TaskFolder) -> None:
-    script = "printf 'a hun'; sleep 0.2; printf 'ter2-'; sleep 0.2; printf 'long b\\nhun'; printf 'ger hunter2'; echo x hunter2-long >&2"
+    script = (
+        "printf 'a hun'; sleep 0.2; printf 'ter2-'; sleep 0.2; printf 'long b\\nhun'; "
+        "printf 'ger hunter2'; echo x hunter2-long >&2"
+    )
     code = folder.run(script, env={"TOKEN": "hunter2-long", "EMPTY": ""}, secrets=["TOKEN", "EMPTY", "ABSENT"])
     assert code == 0
     assert folder.log() == "a *** b\nhunger hunter2x ***\n"
