@@ -144,6 +144,7 @@ def test_kill_9_at_random_points_changes_no_result(
     assert start(file).wait() == 0, (file.parent / "run.log").read_text()[-3000:]
 
     found = results(file)
+
     # Ids differ where the paths of script and folder enter the command; what was computed must not.
     def values(of: dict[str, dict[str, Any]]) -> list[tuple[str, str, float]]:
         return sorted((r["step"], json.dumps(r["params"]), r["metrics"]["sum"]) for r in of.values())

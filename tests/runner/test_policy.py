@@ -42,7 +42,9 @@ def test_a_canary_is_silent_once_the_step_works_or_when_failures_differ() -> Non
     proven = Canary(2, proven=True)
     assert not any(proven.failed(task, USER, "no") for task in "abcd")
     mixed = Canary(2)
-    assert [mixed.failed("a", USER, "one"), mixed.failed("b", USER, "two"), mixed.failed("c", USER, "two")] == [False] * 3
+    assert [mixed.failed("a", USER, "one"), mixed.failed("b", USER, "two"), mixed.failed("c", USER, "two")] == [
+        False
+    ] * 3
     off = Canary(0)
     assert not any(off.failed(task, USER, "no") for task in "abcd")
     lost = Canary(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import Annotated
@@ -57,4 +58,5 @@ def main() -> None:
 
 
 def _say(text: str) -> None:
-    typer.echo(text, err=True)
+    with contextlib.suppress(OSError):
+        typer.echo(text, err=True)

@@ -86,7 +86,6 @@ def open_gate(opened: Opened, id_: str, files: list[Path], comment: str) -> None
     from shoal.agent.agent import digest_tree, now, write_json_atomic
     from shoal.runner.prepare import write_task
     from shoal.store import Snapshot, user_name
-    from shoal.store.state import output_digest
 
     task = opened.plan.tasks[id_]
     folder = opened.store.task(task.step, id_)
@@ -107,7 +106,7 @@ def open_gate(opened: Opened, id_: str, files: list[Path], comment: str) -> None
         "attempt": 0,
         "metrics": {},
         "outputs": digest_tree(str(folder.out)),
-        "inputs": {need: output_digest(snapshot.tasks.get(need)) for need in task.needs},
+        "inputs": {need: snapshot.tasks[need].output_digest for need in task.needs},
         "data": {},
         "code": None,
         "started": at,

@@ -107,7 +107,7 @@ def _show(opened: Opened, snapshot: Snapshot, states: dict[str, TaskState], file
         if counts[State.RUNNING]:
             words.insert(0, f"{counts[State.RUNNING]} running now")
         seconds = [
-            float(record.result.get("seconds") or 0.0)
+            record.seconds
             for task in tasks
             if (record := snapshot.tasks.get(task.id)) is not None and record.result is not None
         ]

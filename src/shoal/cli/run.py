@@ -93,8 +93,14 @@ def run_watched(runner: Runner) -> Summary:
 
             with watch(runner):
                 return runner.run()
-        runner.listen(lambda text: print(text, file=sys.stderr, flush=True))
+        runner.listen(_say)
         return runner.run()
+
+
+def _say(text: str) -> None:
+    # The terminal may have gone; the run goes on without it.
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -148,5 +154,4 @@ def tell(summary: Summary, runner: Runner, file: str) -> None:
         lines.append(f"{summary.left} tasks go on running; shoal run {file} takes them up again.")
     if summary.exit_code == 0:
         lines.append(f"See: shoal results {file} · shoal report {file}")
-    with contextlib.suppress(OSError):
-        print("\n".join(lines), file=sys.stderr, flush=True)
+    _say("\n".join(lines))

@@ -19,7 +19,6 @@ from shoal.study.template import Template, TemplateError, Value
 
 __all__ = ["Preparer"]
 
-DEFAULT_GRACE = 30.0
 _SAMPLE_SECONDS = 5.0
 
 
@@ -98,7 +97,7 @@ class Preparer:
             "gpus": [],
             "timeout": step.timeout,
             "stall": step.stall,
-            "grace": DEFAULT_GRACE if step.grace is None else step.grace,
+            "grace": step.grace,
             "sample_every": _SAMPLE_SECONDS,
             "executor": self._executor,
             "queued": now(),

@@ -25,7 +25,7 @@ from shoal.runner.progress import FINAL, Phase, Problem, Progress, StepProgress
 from shoal.runner.record import RunRecord, write_plan
 from shoal.store import RunnerLock, Snapshot, StudyStore, TaskRecord, read_task
 from shoal.store.sources import read_sources
-from shoal.store.state import State, TaskState, output_digest, survey, task_state
+from shoal.store.state import State, TaskState, survey, task_state
 
 __all__ = ["Runner", "Summary"]
 
@@ -300,7 +300,7 @@ class Runner:
         task = entry.task
         record = self._records.get(task.id)
         number = record.last.number + 1 if record is not None and record.last is not None else 1
-        digests = {need: output_digest(self._records.get(need)) for need in task.needs}
+        digests = self._input_digests(task)
         spec = self._preparer.attempt(task, number, record, digests, entry.overrides)
         key = AttemptKey(task.id, number)
         self.executor.start(spec)
@@ -331,10 +331,9 @@ class Runner:
     def _succeed(self, entry: _Entry, record: TaskRecord) -> None:
         task = entry.task
         self._canaries[task.step].succeeded()
-        seconds = float((record.result or {}).get("seconds") or 0.0)
-        self.progress.steps[task.step].seconds.append(seconds)
+        self.progress.steps[task.step].seconds.append(record.seconds)
         self._note_best(task, record)
-        self._on_event(f"{task.step} {task.id} done in {seconds:.1f} s")
+        self._on_event(f"{task.step} {task.id} done in {record.seconds:.1f} s")
         self._move(entry, Phase.DONE)
         self._open_children(entry)
 
@@ -377,7 +376,7 @@ class Runner:
 
     def _consider(self, entry: _Entry, *, first: bool = False) -> None:
         task = entry.task
-        inputs = {need: output_digest(self._records.get(need)) for need in task.needs}
+        inputs = self._input_digests(task)
         gate = task.command is None
         state = task_state(
             task,
@@ -392,7 +391,7 @@ class Runner:
             record = self._records[task.id]
             progress = self.progress.steps[task.step]
             progress.reused += 1
-            progress.seconds.append(float((record.result or {}).get("seconds") or 0.0))
+            progress.seconds.append(record.seconds)
             self._note_best(task, record)
             self._move(entry, Phase.DONE)
             if not first:
@@ -409,6 +408,10 @@ class Runner:
             entry.ready_since = time.monotonic()
             self._move(entry, Phase.READY)
             self._ready[task.step].append(task.id)
+
+    def _input_digests(self, task: Task) -> dict[str, str | None]:
+        records = ((need, self._records.get(need)) for need in task.needs)
+        return {need: record.output_digest if record is not None else None for need, record in records}
 
     def _open_children(self, entry: _Entry) -> None:
         for id_ in self._children.get(entry.task.id, ()):

@@ -69,6 +69,18 @@ class TaskRecord:
         """The newest attempt."""
         return self.attempts[-1] if self.attempts else None
 
+    @property
+    def seconds(self) -> float:
+        """Run time of the attempt that succeeded; 0 for a task that is not done."""
+        seconds = (self.result or {}).get("seconds")
+        return float(seconds) if isinstance(seconds, int | float) else 0.0
+
+    @property
+    def output_digest(self) -> str | None:
+        """The digest of a finished task's outputs."""
+        digest = (self.result or {}).get("outputs", {}).get("digest")
+        return digest if isinstance(digest, str) else None
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -120,10 +132,16 @@ def read_task(folder: Path, step: str) -> TaskRecord:
     return TaskRecord(
         folder.name,
         step,
-        result if result and result.get("task", folder.name) == folder.name else None,
+        result if result is not None and _is_result(result, folder.name) else None,
         tuple(attempts),
         "out" in names,
     )
+
+
+def _is_result(body: dict[str, Any], task: str) -> bool:
+    """Whether a file is a result, and this task's: anything else in its place does not make the task done."""
+    parts = (body.get(key, {}) for key in ("metrics", "outputs", "inputs", "data"))
+    return body.get("task") == task and all(isinstance(part, dict) for part in parts)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

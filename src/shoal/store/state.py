@@ -83,7 +83,7 @@ def survey(plan: Plan, snapshot: Snapshot, sources: Sources, *, keep_stale: bool
             inputs = {need: outputs[need] for need in task.needs}
         state = task_state(task, record, sources, inputs, gate=task.command is None, keep_stale=keep_stale, now=now)
         states[task.id] = state
-        outputs[task.id] = output_digest(record)
+        outputs[task.id] = record.output_digest if record is not None else None
     return states
 
 
@@ -115,27 +115,19 @@ def task_state(
     result = record.result
     if result is None:
         return _waiting(gate, _unfinished(record))
-    if not record.has_out and (result.get("outputs") or {}).get("files"):
+    if not record.has_out and result.get("outputs", {}).get("files"):
         return _waiting(gate, Reason.MISSING)
     made_with = result.get("code")
     if not keep_stale and not gate and made_with != sources.code.get(task.step) and sources.code.get(task.step):
         return TaskState(State.TODO, Reason.CODE)
-    known = result.get("data") or {}
+    known = result.get("data", {})
     for name, digest in sources.data.get(task.step, {}).items():
         if digest is not None and known.get(name) != digest:
             return _waiting(gate, Reason.INPUT)
-    made_from = result.get("inputs") or {}
+    made_from = result.get("inputs", {})
     if inputs is None or any(made_from.get(need) != digest for need, digest in inputs.items()):
         return _waiting(gate, Reason.INPUT)
     return _DONE
-
-
-def output_digest(record: TaskRecord | None) -> str | None:
-    """The digest of a finished task's outputs."""
-    if record is None or record.result is None:
-        return None
-    digest = (record.result.get("outputs") or {}).get("digest")
-    return digest if isinstance(digest, str) else None
 
 
 def _waiting(gate: bool, reason: Reason) -> TaskState:
