@@ -47,6 +47,7 @@ def test_python_shown_is_python(text: str) -> None:
 
 def shoal(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith("SHOAL_")}
+    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
     return subprocess.run(
         [sys.executable, "-m", "shoal", *arguments], cwd=folder, env=env, capture_output=True, text=True
     )
@@ -80,6 +81,22 @@ def test_json_keys_are_those_documented(tmp_path: Path) -> None:
         printed = json.loads(done.stdout)
         assert keys(printed) - {"tasks", "steps"} == documented(f"shoal {verb} --json"), verb
     assert {task["state"] for task in printed["tasks"]} == {"done", "failed", "gate"}
+
+
+def test_every_file_left_behind_is_described(tmp_path: Path) -> None:
+    script = "import shoal; shoal.task().log({'x': 1}); (shoal.task().out / 'mine.txt').write_text('')"
+    (tmp_path / "a.py").write_text(script)
+    (tmp_path / "study.yaml").write_text("study: s\nsteps: {a: {run: [python, a.py], code: a.py}}\n")
+    assert shoal("run", "study.yaml", folder=tmp_path).returncode == 0
+    page = (ROOT / "docs/reference/files.md").read_text().split("```")[1]
+    left = [found.relative_to(tmp_path / "runs") for found in (tmp_path / "runs").rglob("*") if found.is_file()]
+    names = {name.name for name in left if "out" not in name.parts and "code" not in name.parts}
+    assert {"plan.json", "result.json", "metrics.jsonl", "environment.json"} <= names
+    # 1.json is <n>.json there; -wal and -shm are SQLite's, beside its file.
+    known = {
+        name for name in names if re.sub(r"^\d+\.", "<n>.", name).removesuffix("-wal").removesuffix("-shm") in page
+    }
+    assert names == known
 
 
 def test_reasons_and_states_are_documented() -> None:
