@@ -220,7 +220,7 @@ def test_a_second_runner_is_told_who_holds_the_study_and_stop_ends_it(shoal: Run
 
 
 def test_tasks_outlive_their_runner_and_are_adopted(shoal: Run, folder: Path) -> None:
-    (folder / "s.yaml").write_text("study: long\nsteps: {a: {matrix: {x: [1]}, run: 'sleep 3; echo done {x}'}}")
+    (folder / "s.yaml").write_text("study: long\nsteps: {a: {matrix: {x: [1]}, run: 'sleep 8; echo done {x}'}}")
     runner = subprocess.Popen([sys.executable, "-m", "shoal", "run", "s.yaml"], cwd=folder, stderr=subprocess.PIPE)
     wait_for(lambda: len(running(shoal)) == 1)
     runner.send_signal(signal.SIGHUP)  # what a closing terminal sends

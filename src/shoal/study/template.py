@@ -77,9 +77,7 @@ class Template:
             TemplateError: for an expression in the style of GitHub Actions, which Shoal does not have.
         """
         if (github := _GITHUB.search(text)) is not None:
-            raise TemplateError(
-                "${{ }} is not read here: write {name}", github.start(), github.end() - github.start()
-            )
+            raise TemplateError("${{ }} is not read here: write {name}", github.start(), github.end() - github.start())
         parts: list[str | Reference] = []
         contexts = None
         position = 0
@@ -103,9 +101,7 @@ class Template:
         """The references, in order of appearance."""
         return tuple(part for part in self.parts if isinstance(part, Reference))
 
-    def render(
-        self, values: Mapping[str, Value], *, shell: bool, keep: Callable[[str], bool] | None = None
-    ) -> str:
+    def render(self, values: Mapping[str, Value], *, shell: bool, keep: Callable[[str], bool] | None = None) -> str:
         """Put values in the place of the references.
 
         Args:
@@ -208,9 +204,7 @@ def _shell_contexts(text: str) -> Callable[[int], str | None]:
         elif text.startswith("${", i):
             stack.append("${ }")
             step = 2
-        elif char == "}" and top == "${ }":
-            stack.pop()
-        elif char == ")" and top == "$(":
+        elif (char == "}" and top == "${ }") or (char == ")" and top == "$("):
             stack.pop()
         elif top != "double quotes":
             if text.startswith("$'", i):
