@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from needs import require
 from shoal.agent import agent
 
 from .conftest import TaskFolder
@@ -35,8 +36,8 @@ int nvmlDeviceGetMemoryInfo(void *h, Memory *m) { m->total = 24ULL << 30; m->use
 def nvml(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Environment in which the loader finds the stand-in."""
     compiler = shutil.which("cc")
-    if compiler is None or not os.path.isdir("/proc"):
-        pytest.skip("needs a C compiler and Linux")
+    require("cc", compiler and os.path.isdir("/proc"), "this machine has no C compiler or is not Linux")
+    assert compiler is not None
     folder = tmp_path_factory.mktemp("nvml")
     (folder / "nvml.c").write_text(NVML)
     subprocess.run([compiler, "-shared", "-fPIC", "-o", folder / "libnvidia-ml.so.1", folder / "nvml.c"], check=True)

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from needs import require
+from shoal.agent.agent import cgroup_dirs
 
 from .conftest import AGENT, TaskFolder, gone, until
 
@@ -175,6 +180,41 @@ def test_memory_error_of_the_host(folder: TaskFolder) -> None:
     program = "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 28,) * 2); x = bytearray(1 << 34)"
     assert folder.run([sys.executable, "-S", "-c", program]) == 12
     assert folder.failure()[:2] == ("oom-host", "Out of memory: MemoryError.")
+
+
+@pytest.fixture
+def small_cgroup() -> Iterator[Path]:
+    """A cgroup of our own with 64 MB of memory."""
+    where = next((path for path in map(Path, cgroup_dirs("memory")) if path.is_dir()), None)
+    made = where / f"shoal-test-{os.getpid()}" if where else None
+    limits = ("memory.max", "memory.limit_in_bytes")
+    try:
+        assert made is not None
+        made.mkdir()
+        limit = next(made / name for name in limits if (made / name).exists())
+        limit.write_text("64000000")
+    except (AssertionError, OSError, StopIteration):
+        if made is not None and made.is_dir():
+            made.rmdir()
+        require("cgroup", False, "this process may not make a memory cgroup")
+        raise
+    yield made
+    until(lambda: not (made / "cgroup.procs").read_text())
+    made.rmdir()
+
+
+@pytest.mark.parametrize("script", ["exec {hog}", "{hog}; exit 1", "{hog} & wait; exit 3"])
+def test_the_kernels_oom_killer(folder: TaskFolder, small_cgroup: Path, script: str) -> None:
+    hog = f"{sys.executable} -S -c 'x = bytearray(10**9)'"
+    path = folder.spec(script.replace("{hog}", hog))
+    enter = f'echo $$ > "{small_cgroup}/cgroup.procs"; exec "$@"'
+    command = [sys.executable, "-I", "-S", str(AGENT), str(path)]
+    done = subprocess.run(["sh", "-c", enter, "sh", *command], capture_output=True, timeout=60)
+    assert done.returncode == 12, done
+    assert folder.failure()[:2] == (
+        "oom-host",
+        "Out of memory: the kernel killed a process of the task to free memory.",
+    )
 
 
 def test_timeout(folder: TaskFolder) -> None:

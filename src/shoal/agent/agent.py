@@ -467,8 +467,11 @@ def _digest_file(path: bytes, tick: Callable[[], None], follow: bool = False) ->
         os.close(fd)
 
 
-def empty_folder(path: str) -> None:
-    """Make ``path`` an empty folder. Links in it (or at its place) are removed, never followed."""
+def empty_folder(path: str, tick: Callable[[], None] = lambda: None) -> None:
+    """Make ``path`` an empty folder. Links in it (or at its place) are removed, never followed.
+
+    ``tick`` is called now and then meanwhile.
+    """
     try:
         os.makedirs(path)
         return
@@ -486,6 +489,7 @@ def empty_folder(path: str) -> None:
         except PermissionError:  # a folder that the task itself made unreadable
             os.chmod(folder, 0o700)
             listing = list(os.scandir(folder))
+        tick()
         for entry in listing:
             if entry.is_dir(follow_symlinks=False):
                 todo.append(entry.path)
@@ -918,9 +922,8 @@ def explain(code: Optional[int], signum: Optional[int], log: bytes, oom_killed: 
     def line_with(pattern: "re.Pattern[str]") -> str:
         return next((line.strip() for line in block.split("\n") if pattern.search(line)), "")
 
-    if oom_killed and (
-        signum == signal.SIGKILL or code == 128 + signal.SIGKILL or _KILLED.search("\n".join(full[-40:]))
-    ):
+    killed = signum == signal.SIGKILL or code == 128 + signal.SIGKILL or _KILLED.search("\n".join(full[-40:]))
+    if oom_killed and (killed or not full):
         return failure(OOM_HOST, "Out of memory: the kernel killed a process of the task to free memory.", shown)
     if _GPU_MEMORY.search(block):
         return failure(OOM_GPU, _gpu_sentence(block), shown if chosen else [line_with(_GPU_MEMORY)])
@@ -1003,7 +1006,7 @@ class Use:
     def __init__(self, path: str, spec: Dict[str, Any], root: int, skip_root: bool) -> None:
         self._path, self._spec, self._root, self._skip_root = path, spec, root, skip_root
         self._gpus: Optional[Gpus] = None
-        self._last: Optional[Tuple[float, float]] = None
+        self._last = (time.monotonic(), 0.0)  # when, CPU seconds until then
         self._pss: Optional[float] = 1.0  # None: reading it was too slow here
         self._ratio = 1.0
         self.reaped = 0.0  # CPU seconds of processes that this agent waited for
@@ -1055,8 +1058,6 @@ class Use:
         memory = self._memory(found)
         self.peak = max(self.peak, memory)
         before, self._last = self._last, (at, cpu)
-        if before is None:
-            before = (at - _FIRST_SAMPLE, 0.0)
         gpus = self._gpus.sample()
         line = {
             "time": now(),
@@ -1131,6 +1132,7 @@ class Attempt:
         self._failure: Optional[Failure] = None
         self._wake: Tuple[int, int] = (-1, -1)
         self._handlers: Dict[int, Any] = {}
+        self._resets = [signal.SIGTERM]  # so that none is lost between the fork and the command's first moment
         self._recorded = False
         self._bad = -1  # says why the command could not be started
         self._log: Optional[Log] = None
@@ -1195,7 +1197,7 @@ class Attempt:
             for name in os.listdir(self.task_dir):  # what an agent left that was killed while publishing
                 if name.startswith(".result.json.") and name.endswith(".tmp"):
                     os.unlink(os.path.join(self.task_dir, name))
-        empty_folder(self.out)
+        empty_folder(self.out, self._beat)
         os.makedirs(self.spec["checkpoints"], exist_ok=True)
         values = [os.environb.get(os.fsencode(name), b"") for name in self.spec.get("secrets") or ()]
         self._log = Log(self._path("log.txt"), values, self._tee)
@@ -1213,6 +1215,17 @@ class Attempt:
         env["SHOAL_SPEC"] = self.spec_path
         return env
 
+    def _program(self, env: Dict[str, str]) -> Optional[str]:
+        """Return the file to execute, or None where the system's own search has to say what is wrong."""
+        name = self.argv[0]
+        if "/" in name:
+            return name
+        for folder in env.get("PATH", os.defpath).split(os.pathsep):
+            path = os.path.join(folder, name)
+            if os.path.isabs(path) and os.path.isfile(path) and os.access(path, os.X_OK):
+                return path
+        return None
+
     def _start(self) -> int:
         """Start the command; return the reading end of its output.
 
@@ -1220,6 +1233,7 @@ class Attempt:
         process group is on record, so that whoever finds the agent dead knows what to end.
         """
         env, parent = self._environment(), os.getpid()
+        program = self._program(env)
         complete = self._alone and _prctl(_SUBREAPER, 1)
         self._complete = complete or (self._alone and parent == 1)
         stdin = os.open(os.devnull, os.O_RDONLY) if self._stdin is None else self._stdin
@@ -1233,7 +1247,7 @@ class Attempt:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
         pid = os.fork()
         if pid == 0:
-            self._become(env, parent, stdin, out_w, go_r, go_w, bad_w)
+            self._become(program, env, parent, mask, stdin, out_w, go_r, go_w, bad_w)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self._group = pid
         for fd in (out_w, go_r, bad_w) + ((stdin,) if self._stdin is None else ()):
@@ -1252,19 +1266,24 @@ class Attempt:
         return out_r
 
     def _become(
-        self, env: Dict[str, str], parent: int, stdin: int, out_w: int, go_r: int, go_w: int, bad_w: int
+        self,
+        program: Optional[str],
+        env: Dict[str, str],
+        parent: int,
+        mask: Iterable[Any],
+        stdin: int,
+        out_w: int,
+        go_r: int,
+        go_w: int,
+        bad_w: int,
     ) -> None:
-        """In the child: become the command. Never returns."""
+        """In the child: become the command. Never returns. Each page of memory that is touched here costs."""
         stage = "start"
         try:
             os.setsid()
-            signal.set_wakeup_fd(-1)
-            for signum in (
-                signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ,
-                signal.SIGUSR1,
-            ):  # fmt: skip
+            for signum in self._resets:
                 signal.signal(signum, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_SETMASK, [])
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             _prctl(_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != parent:
                 os._exit(125)
@@ -1278,6 +1297,8 @@ class Attempt:
             stage = "cwd"
             os.chdir(self.spec["cwd"])
             stage = "exec"
+            if program is not None:
+                os.execve(program, self.argv, env)
             os.execvpe(self.argv[0], self.argv, env)
         except BaseException as error:
             code = error.errno if isinstance(error, OSError) else 0
@@ -1310,13 +1331,15 @@ class Attempt:
     # -- signals and children
 
     def _listen(self) -> None:
+        # A signal with a handler is reset by exec, one that is ignored is not. So what this process would ignore
+        # has a handler that does nothing, and the command need not be freed of it.
+        heard = [signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGUSR1, signal.SIGPIPE, signal.SIGXFSZ]
         try:
-            for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGUSR1):
+            for signum in heard + ([signal.SIGHUP] if self._alone else []):
                 self._handlers[signum] = signal.signal(signum, self._on_signal)
-            if self._alone:
-                signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        except ValueError:
-            return  # not the main thread: children and stop requests are polled for
+        except ValueError:  # not the main thread: children and stop requests are polled for
+            self._resets = [signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ]
+            return
         reader, writer = os.pipe()
         os.set_blocking(reader, False)
         os.set_blocking(writer, False)
@@ -1324,8 +1347,8 @@ class Attempt:
         self._old_wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
 
     def _on_signal(self, signum: int, _frame: Any) -> None:
-        if signum != signal.SIGCHLD:  # SIGUSR1 says no more than: look at the file ``stop``
-            self.signals.append(signum)
+        if signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            self.signals.append(signum)  # SIGUSR1 says no more than: look at the file ``stop``
 
     def _unlisten(self) -> None:
         if self._wake[0] < 0:
@@ -1728,6 +1751,9 @@ def run(spec_path: str, tee: bool = False) -> Tuple[int, bool]:
     except OSError as error:  # not even the claim could be written
         _write_all(2, ("shoal agent: %s\n" % error).encode("utf-8", "replace"))
         return EXIT_CODES[STORE], False
+    except Exception as error:  # a bug while publishing: the attempt is not over by its record, so it is lost
+        _write_all(2, ("shoal agent: %r\n" % error).encode("utf-8", "replace"))
+        return EXIT_CODES[NODE_LOST], False
 
 
 # ---------------------------------------------------------------------------------------------------- serve

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.agent import agent
-from shoal.errors import StoreError, UsageError
+from shoal.errors import ShoalError, StoreError, UsageError
 from shoal.executors.contract import (
     AttemptKey,
     AttemptSpec,
@@ -166,7 +166,13 @@ class LocalExecutor:
 
     def _hand_over(self, run: _Run) -> None:
         if self._server is None:
-            self._server = AgentServer()
+            try:
+                self._server = AgentServer()
+            except OSError as error:
+                raise ShoalError(
+                    f"The agents' server cannot be started: {error.strerror}",
+                    hint="This machine has no room for another process, or Python is broken.",
+                ) from error
         run.tries += 1
         self._runs[run.key] = run
         self._by_path[str(run.dir / "spec.json")] = run
