@@ -6,7 +6,7 @@ import random
 
 from shoal.report.effects import Effect, Interaction
 from shoal.report.trials import Trials
-from shoal.report.vega import ACCENT, CHOSEN, FADED, INK, LINE, PICKED, SOFT, Spec, axis, domain, spec
+from shoal.report.vega import ACCENT, CHOSEN, FADED, INK, LINE, PICKED, SOFT, Spec, axis, domain, named, spec
 
 __all__ = ["effect_chart", "interaction_chart", "parallel_chart"]
 
@@ -28,7 +28,7 @@ def effect_chart(trials: Trials, effect: Effect, digits: int) -> Spec:
         "field": "y",
         "type": "quantitative",
         "scale": {"domain": span, "zero": False, "nice": False},
-        "axis": axis(trials.label, tickCount=5, grid=True),
+        "axis": axis(named(trials.label), tickCount=5, grid=True),
     }
     number = f".{digits}f"
     boxes = [
@@ -67,7 +67,7 @@ def effect_chart(trials: Trials, effect: Effect, digits: int) -> Spec:
                     "size": {"condition": {"test": CHOSEN, "value": 70}, "value": 26},
                     "tooltip": [
                         {"field": "n", "title": "trial"},
-                        {"field": "y", "title": trials.label, "format": number},
+                        {"field": "y", "title": named(trials.label), "format": number},
                     ],
                 },
             }
@@ -144,17 +144,17 @@ def interaction_chart(trials: Trials, found: Interaction, digits: int) -> Spec:
         "field": "r",
         "type": "nominal",
         "sort": found.rows.labels,
-        "axis": axis(found.rows.name, labelLimit=150),
+        "axis": axis(named(found.rows.name), labelLimit=150),
     }
     x = {
         "field": "c",
         "type": "nominal",
         "sort": found.columns.labels,
-        "axis": axis(found.columns.name, orient="top", labelAngle=0, labelLimit=120),
+        "axis": axis(named(found.columns.name), orient="top", labelAngle=0, labelLimit=120),
     }
     tips = [
-        {"field": "r", "title": found.rows.name},
-        {"field": "c", "title": found.columns.name},
+        {"field": "r", "title": named(found.rows.name)},
+        {"field": "c", "title": named(found.columns.name)},
         {"field": "m", "title": f"mean {trials.label}", "format": f".{digits}f"},
         {"field": "k", "title": "trials"},
     ]
@@ -249,13 +249,13 @@ def parallel_chart(trials: Trials, found: list[Effect], digits: int, most: int =
                     # The best are strong and thick, the others faint and thin: no colour is needed to tell
                     # them.
                     "opacity": {
-                        "condition": {"test": FADED, "value": 0.04},
+                        "condition": {"test": FADED, "value": 0.025},
                         "field": "g",
                         "type": "quantitative",
                         "scale": {"type": "pow", "exponent": 3, "domain": [0, 1], "range": [0.1, 0.95]},
                         "legend": None,
                     },
-                    "strokeWidth": {
+                    "size": {
                         "condition": {"test": CHOSEN, "value": 3},
                         "field": "g",
                         "type": "quantitative",
@@ -265,7 +265,7 @@ def parallel_chart(trials: Trials, found: list[Effect], digits: int, most: int =
                     "color": {"value": ACCENT},
                     "tooltip": [
                         {"field": "n", "title": "trial"},
-                        {"field": "m", "title": trials.label, "format": f".{digits}f"},
+                        {"field": "m", "title": named(trials.label), "format": f".{digits}f"},
                     ],
                 },
             },

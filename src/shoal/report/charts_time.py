@@ -18,6 +18,7 @@ from shoal.report.vega import (
     WARN,
     Spec,
     axis,
+    named,
     spec,
 )
 
@@ -77,7 +78,7 @@ def curve_chart(curves: Curves, metric: str, labels: list[str], span: list[float
     layers.append(
         {
             "data": {"name": "lines", "values": []},
-            "mark": {"type": "line", "strokeWidth": 1.4, "clip": True},
+            "mark": {"type": "line", "clip": True},
             "encoding": {
                 "x": x,
                 "y": y,
@@ -89,7 +90,8 @@ def curve_chart(curves: Curves, metric: str, labels: list[str], span: list[float
                     "condition": [{"test": CHOSEN, "value": 1}, {"test": FADED, "value": 0.06}],
                     "value": strong,
                 },
-                "strokeWidth": {"condition": {"test": CHOSEN, "value": 2.6}, "value": 1.4},
+                # For lines, Vega-Lite calls their width size.
+                "size": {"condition": {"test": CHOSEN, "value": 2.6}, "value": 1.4},
             },
         }
     )
@@ -101,7 +103,7 @@ def curve_chart(curves: Curves, metric: str, labels: list[str], span: list[float
                 "encoding": {"x": x, "y": y | {"field": "m"}},
             }
         )
-    return spec(height=230, params=PICKED, title={"text": metric}, layer=layers)
+    return spec(height=230, params=PICKED, title={"text": named(metric)}, layer=layers)
 
 
 def timeline_chart(timeline: Timeline) -> Spec | None:
@@ -112,10 +114,18 @@ def timeline_chart(timeline: Timeline) -> Spec | None:
         return spec(
             data={"values": timeline.busy},
             height=220,
+            transform=[{"calculate": "indexof(order, datum.s)", "as": "o"}],
+            params=[{"name": "order", "value": steps}],
             mark={"type": "area", "interpolate": "step-after", "opacity": 0.75},
             encoding={
-                "x": {"field": "x", "type": "quantitative", "axis": axis(x_title), "scale": {"nice": False}},
+                "x": {
+                    "field": "x",
+                    "type": "quantitative",
+                    "axis": axis(x_title, tickCount=8),
+                    "scale": {"domain": [0, timeline.length], "nice": False},
+                },
                 "y": {"field": "y", "type": "quantitative", "axis": axis("attempts at once", tickCount=5, grid=True)},
+                "order": {"field": "o", "type": "quantitative"},
                 "color": {
                     "field": "s",
                     "type": "nominal",
@@ -139,7 +149,7 @@ def timeline_chart(timeline: Timeline) -> Spec | None:
     x = {
         "field": "a",
         "type": "quantitative",
-        "axis": axis(x_title, grid=True),
+        "axis": axis(x_title, grid=True, tickCount=8),
         "scale": {"nice": False, "zero": True},
     }
     tips = [

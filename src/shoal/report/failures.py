@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 
+from shoal.failures import FailureClass
 from shoal.report.trials import Trials
 from shoal.results import StudyData
 from shoal.results.data import Attempt, show_value, value_key
@@ -17,26 +18,13 @@ __all__ = ["FailureGroup", "group_failures"]
 _LINES, _LINE = 14, 400
 _MOST = 40
 
-_CLASSES = {
-    "user": "error in the command",
-    "oom-host": "out of memory on the host",
-    "oom-gpu": "out of memory on the GPU",
-    "preempted": "preempted",
-    "node-lost": "machine lost",
-    "image-pull": "image could not be pulled",
-    "unschedulable": "no machine fits",
-    "timeout": "took longer than its timeout",
-    "stalled": "stalled: no output for too long",
-    "store": "the store could not be read or written",
-    "cancelled": "cancelled",
-}
-
 
 @dataclass
 class FailureGroup:
     """Attempts that failed for the same reason.
 
     Attributes:
+        title: what the class of failure means, ``advice``: what to do about it.
         final: whether these tasks are still failed; else they went on and only time was lost.
         tasks: how many tasks, ``attempts``: how many attempts.
         common: parameter values that all these tasks have and not all tasks of the step.
@@ -47,6 +35,7 @@ class FailureGroup:
     step: str
     kind: str
     title: str
+    advice: str
     message: str
     final: bool
     tasks: list[str] = field(default_factory=list)
@@ -72,7 +61,7 @@ def group_failures(data: StudyData, trials: Trials) -> list[FailureGroup]:
             key = (task.step, kind, signature(message), final)
             group = groups.get(key)
             if group is None:
-                group = groups[key] = FailureGroup(task.step, kind, _CLASSES.get(kind, kind), message, final)
+                group = groups[key] = FailureGroup(task.step, kind, *_told(kind), message, final)
             _count(group, attempt)
             if not group.lines:
                 group.lines = _lines(failure.get("lines"))
@@ -84,6 +73,14 @@ def group_failures(data: StudyData, trials: Trials) -> list[FailureGroup]:
         group.common = _common(data, group)
         group.trials = sorted({i for key in group.tasks for i in owners.get(key, ())})
     return sorted(groups.values(), key=lambda g: (not g.final, -len(g.tasks), -g.lost))[:_MOST]
+
+
+def _told(kind: str) -> tuple[str, str]:
+    try:
+        known = FailureClass(kind)
+    except ValueError:
+        return kind, ""
+    return known.sentence, known.advice
 
 
 def signature(message: str) -> str:

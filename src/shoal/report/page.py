@@ -116,6 +116,7 @@ def render_report(data: StudyData, runtime: Any = None) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters.update(amount=lambda v: f"{v:,.0f}" if v >= 100 else f"{v:,.1f}")
     environment.filters.update(hours=duration, size=format_size, percent=lambda v: f"{v:.0%}", count=lambda v: f"{v:,}")
     return environment.from_string(_asset("template.html.j2")).render(
         data=data,

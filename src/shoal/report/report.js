@@ -217,8 +217,10 @@
     });
     $("gallery").replaceChildren(element("thead", {}, head), element("tbody", {}, ...rows));
     const asked = picked.size && ![...picked].some((i) => pictures.trials[i]);
-    $("who").textContent = (Object.keys(pictures.roles).length ? `The same samples for the best, the median and the worst trial by ${trials.label}.` : "")
-      + (asked ? " The chosen trials have no pictures on this page." : picked.size ? "" : " Choose a trial above to see its own beside them.");
+    const roles = Object.keys(pictures.roles);
+    const named = roles.length > 1 ? `${roles.slice(0, -1).join(", ")} and ${roles[roles.length - 1]}` : roles[0];
+    $("who").textContent = (roles.length && count > 1 ? `The same samples for the ${named} trial by ${trials.label}.` : "")
+      + (asked ? " The chosen trials have no pictures on this page." : picked.size || count === 1 ? "" : " Choose a trial above to see its own beside them.");
   }
   function better(a, b) { return (trials.goal === "min" ? 1 : -1) * (trials.values[a] - trials.values[b]); }
   function image(key, alt) {

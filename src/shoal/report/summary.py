@@ -41,6 +41,8 @@ def outcome(trials: Trials) -> tuple[str, str]:
     if not any(v is not None for v in trials.values):
         if any(s == "done" for s in trials.states) and trials.ref:
             return f"No trial has a value of {trials.label} yet.", ""
+        if trials.states and all(s == "failed" for s in trials.states):
+            return "Every trial failed; the reasons are below.", ""
         return "Nothing has finished yet." if trials.tasks else "", ""
     digits = value_digits(trials)
     ranking = trials.configurations()
@@ -71,7 +73,7 @@ def progress(trials: Trials) -> str:
     if not trials.tasks:
         return ""
     if counts["done"] == len(trials.tasks):
-        return f"All {_count(len(trials.tasks), 'trial')} done."
+        return f"All {_count(len(trials.tasks), 'trial')} done." if len(trials.tasks) > 1 else "It is done."
     rest = ", ".join(f"{counts[s]:,} {s}" for s in STATES[1:] if counts[s])
     return f"{counts['done']:,} of {_count(len(trials.tasks), 'trial')} done; {rest}."
 
@@ -101,18 +103,15 @@ def _pooled(groups: list[list[float]]) -> float | None:
     return math.sqrt(sum(statistics.variance(g) * (len(g) - 1) for g in several) / freedom)
 
 
+#: Axes whose values have a name of their own: "3 models", but "3 values of lr".
+_PLURALS = {"loss": "losses", "batch_size": "batch sizes"} | {
+    name: f"{name}s"
+    for name in ("model", "optimizer", "seed", "dataset", "encoder", "backbone", "architecture", "detector", "fold")
+}
+
+
 def _values(axis: str, count: int) -> str:
-    name = axis.replace("_", " ")
-    plural = (
-        name
-        if name.endswith("s")
-        else name[:-1] + "ies"
-        if name.endswith("y") and name[-2:-1] not in "aeiou"
-        else name + "s"
-    )
-    if name in ("lr", "pretrained", "imagery") or " " in name or count == 1:
-        return f"{count} values of {axis}" if count != 1 else f"1 {axis}"
-    return f"{count} {plural}"
+    return f"{count:,} {_PLURALS[axis]}" if axis in _PLURALS else f"{count:,} values of {axis}"
 
 
 def _count(number: int, noun: str) -> str:

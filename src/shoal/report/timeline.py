@@ -24,13 +24,14 @@ class Timeline:
 
     Attributes:
         origin: when the first was handed over.
-        unit: ``h``, ``min`` or ``s``; all times are in it, from the origin.
+        unit: ``h``, ``min`` or ``s``; all times are in it, from the origin; ``length`` is the last.
         bars: one an attempt, with its lane; empty when there are too many.
         busy: how many attempts of a step were queued or running at a moment, when there are no bars.
     """
 
     origin: str = ""
     unit: str = "h"
+    length: float = 0.0
     lanes: list[str] = field(default_factory=list)
     bars: list[dict[str, Any]] = field(default_factory=list)
     busy: list[dict[str, Any]] = field(default_factory=list)
@@ -45,7 +46,7 @@ def make_timeline(data: StudyData, trials: Trials) -> Timeline:
     origin = _start(attempts[0])
     length = max(a.finish or 0.0 for a in attempts) - origin
     unit, size = ("h", 3600.0) if length > 2 * 3600 else ("min", 60.0) if length > 120 else ("s", 1.0)
-    made = Timeline(datetime.fromtimestamp(origin, UTC).strftime("%Y-%m-%d %H:%M UTC"), unit)
+    made = Timeline(datetime.fromtimestamp(origin, UTC).strftime("%Y-%m-%d %H:%M UTC"), unit, length / size)
     lanes = _lanes(attempts)
     made.lanes = sorted(set(lanes.values()), key=_natural)
     if len(attempts) > BARS or len(made.lanes) > LANES:

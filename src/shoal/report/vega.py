@@ -24,7 +24,7 @@ __all__ = [
     "Spec",
     "axis",
 ]
-__all__ += ["domain", "spec"]
+__all__ += ["domain", "named", "spec"]
 
 Spec = dict[str, Any]
 
@@ -35,6 +35,10 @@ DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 4], [12, 3], [1, 3], [6, 2, 
 PICKED = [{"name": "picked", "value": {}}, {"name": "any", "value": False}]
 CHOSEN = "any && picked[datum.t] === 1"
 FADED = "any && picked[datum.t] !== 1"
+
+
+_TAKEN = {"__proto__", "constructor", "hasOwnProperty", "isPrototypeOf", "propertyIsEnumerable", "toLocaleString"}
+_TAKEN |= {"toString", "valueOf", "__defineGetter__", "__defineSetter__", "__lookupGetter__", "__lookupSetter__"}
 
 
 def spec(**parts: Any) -> Spec:
@@ -51,6 +55,11 @@ def spec(**parts: Any) -> Spec:
 def axis(title: str | None, **more: Any) -> Spec:
     """Return the definition of an axis with this title."""
     return {"title": title, **more}
+
+
+def named(title: str) -> str:
+    """Return a title for a tooltip: Vega takes titles for keys of an object, where a few names are taken."""
+    return f"{title}\u200b" if title in _TAKEN else title
 
 
 def domain(values: list[float]) -> list[float]:

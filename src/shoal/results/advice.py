@@ -8,6 +8,7 @@ import math
 import statistics
 from typing import TYPE_CHECKING, Any
 
+from shoal.failures import FailureClass
 from shoal.results.data import Attempt, StudyData
 from shoal.results.read import read_usage_samples
 from shoal.units import UnitError, format_size, parse_size
@@ -15,12 +16,16 @@ from shoal.units import UnitError, format_size, parse_size
 if TYPE_CHECKING:
     from shoal.results.usage import Usage
 
+_TAKEN = "was lost when machines were taken away: write checkpoints (to {checkpoints}) more often."
+_BROKEN = "went to attempts that failed by themselves: try one of each kind first (shoal run --only), then the rest."
+
 __all__ = ["advice"]
 
 #: Below these, saying something would be noise: attempts to judge from, and hours that a hint must be about.
 _ENOUGH = 3
 _HOURS = 0.05
 _LOOK_AT = 20
+_PLATFORM = {str(kind) for kind in FailureClass if kind.platform}
 
 
 def advice(data: StudyData, usage: Usage) -> list[str]:
@@ -43,25 +48,31 @@ def advice(data: StudyData, usage: Usage) -> list[str]:
         if cores:
             found.append((hours.run * 0.1, cores))
     total = usage.total
-    if total.run > _HOURS and total.wasted > 0.1 * total.run:
-        share = total.wasted / total.run
-        found.append(
-            (
-                total.wasted,
-                f"{share:.0%} of the run time was lost to attempts that had to be repeated: "
-                f"checkpoint more often (to {{checkpoints}}), or fix what failed before starting the rest.",
-            )
-        )
+    lost = _lost(data)
+    for platform, hours_lost in lost.items():
+        if total.run > _HOURS and hours_lost > 0.1 * total.run:
+            share = f"{hours_lost / total.run:.0%} of the run time"
+            found.append((hours_lost, f"{share} {_TAKEN if platform else _BROKEN}"))
     if total.queue > 2 * total.run > 2 * _HOURS:
         found.append(
             (
                 total.run,
-                f"Tasks waited {total.queue / total.run:.0f} times as long as they ran: a wider list of "
-                f"gpu_type, smaller "
-                f"requests or a lower max_parallel would show the wait for what it is.",
+                f"Tasks waited {total.queue / total.run:.0f} times as long as they ran: more kinds of GPU (gpu_type) "
+                f"or smaller requests would start sooner.",
             )
         )
     return [text for _, text in sorted(found, key=lambda pair: -pair[0])]
+
+
+def _lost(data: StudyData) -> dict[bool, float]:
+    """Return hours lost to the platform (True) and to failures of the tasks themselves (False)."""
+    lost = {True: 0.0, False: 0.0}
+    for attempt in data.attempts():
+        if attempt.outcome == "failed":
+            kind = str((attempt.failure or {}).get("class") or "user")
+            if kind != "cancelled":
+                lost[kind in _PLATFORM] += attempt.wasted_seconds / 3600
+    return lost
 
 
 def _gpus(step: str, good: list[Attempt], hours: float) -> str | None:

@@ -9,9 +9,11 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
+
+from shoal.units import UnitError, parse_cpu
 
 __all__ = ["Attempt", "Objective", "StepInfo", "StudyData", "Task", "show_value", "value_key"]
 
@@ -20,10 +22,17 @@ STATES = ("done", "running", "failed", "cancelled", "waiting")
 
 
 def value_key(value: object) -> str:
-    """Return text that is the same for equal parameter values (lists and numbers included)."""
+    """Return text that is the same for equal parameter values (lists and numbers included); it is JSON."""
+    if isinstance(value, str | int | float | None):
+        return _scalar_key(value)
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+@lru_cache(maxsize=65536, typed=True)
+def _scalar_key(value: str | float | None) -> str:
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         value = int(value)
-    return json.dumps(value, sort_keys=True, default=str)
+    return json.dumps(value)
 
 
 def show_value(value: object) -> str:
@@ -104,7 +113,7 @@ class Attempt:
     @property
     def cpus(self) -> float:
         """How many CPU cores it held: those asked for, else the mean of those it used."""
-        asked = _number(self.resources.get("cpu")) * max(1.0, _number(self.resources.get("nodes")))
+        asked = _cores(self.resources.get("cpu")) * max(1.0, _number(self.resources.get("nodes")))
         return asked or _number(self.usage.get("cpu_mean"))
 
     @property
@@ -175,6 +184,7 @@ class StudyData:
     """A study's plan with everything its tasks left behind.
 
     Attributes:
+        file: name of the study file.
         problems: one sentence for each task whose result is there and cannot be read.
         runs: the contents of ``runs/<n>.json``, oldest first.
     """
@@ -186,6 +196,7 @@ class StudyData:
     steps: dict[str, StepInfo]
     tasks: dict[str, Task]
     description: str = ""
+    file: str = ""
     runs: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     read_at: float = field(default_factory=time.time)
@@ -299,4 +310,11 @@ def _number(value: object) -> float:
     try:
         return float(str(value))
     except ValueError:
+        return 0.0
+
+
+def _cores(value: object) -> float:
+    try:
+        return parse_cpu(value)
+    except UnitError:
         return 0.0

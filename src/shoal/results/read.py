@@ -85,6 +85,7 @@ def read_store(folder: Path | str) -> StudyData:
         study=str(plan["study"]),
         title=str(plan.get("title") or ""),
         description=str(plan.get("description") or ""),
+        file=str(plan.get("file") or ""),
         report=dict(plan.get("report") or {}),
         steps=steps,
         tasks=tasks,

@@ -461,13 +461,13 @@ def _notes(
         fates = [data.fate(t) for t in missing]
         counts = {s: fates.count(s) for s in STATES}
         silent = counts.pop("done")
-        parts = [f"{c} {s}" for s, c in counts.items() if c]
+        parts = [f"{c:,} {s}" for s, c in counts.items() if c]
         if silent:
             parts.append(f"{silent} done but without {table.value}")
         verb = f"{'trial' if len(tasks) == 1 else 'trials'} {'is' if len(missing) == 1 else 'are'}"
         short = any(0 < c.n < c.expected for c in table.cells.values())
         end = ": cells that rest on fewer values carry their n." if short else "."
-        table.notes.append(f"{len(missing)} of {len(tasks)} {verb} missing ({', '.join(parts)}){end}")
+        table.notes.append(f"{len(missing):,} of {len(tasks):,} {verb} missing ({', '.join(parts)}){end}")
     if odd:
         table.notes.append(f"{odd} {'value' if odd == 1 else 'values'} of NaN or infinity left out.")
     if circular:
