@@ -324,6 +324,14 @@ def test_a_study_with_a_mistake_names_file_line_and_column(shoal: Run, folder: P
     assert "s.yaml:11:" in shoal("plan", "s.yaml", code=2).stderr
 
 
+def test_data_that_is_not_there_is_said_before_anything_starts(shoal: Run, folder: Path) -> None:
+    (folder / "data.txt").unlink()
+    said = shoal("run", "s.yaml", code=2).stderr
+    assert "s.yaml:14:" in said
+    assert "data that is not there" in said
+    assert not list((folder / "runs" / "demo").glob("*/*/attempts"))
+
+
 def test_a_store_that_cannot_be_written_is_said_so(shoal: Run, folder: Path) -> None:
     (folder / "file").write_text("")
     done = shoal("run", "s.yaml", "--store", "file", code=1)

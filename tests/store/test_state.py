@@ -23,7 +23,20 @@ anything = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
-keys = ("task", "attempt", "metrics", "outputs", "inputs", "data", "code", "seconds", "state", "outcome", "failure", "started")
+keys = (
+    "task",
+    "attempt",
+    "metrics",
+    "outputs",
+    "inputs",
+    "data",
+    "code",
+    "seconds",
+    "state",
+    "outcome",
+    "failure",
+    "started",
+)
 body = st.dictionaries(st.sampled_from(keys), anything, max_size=8) | anything
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +40,27 @@ class Preparer:
         self._code: dict[str, Path] = {}
         self._templates: dict[str, list[Template]] = {}
 
-    def check(self) -> None:
-        """Render one attempt of every step, so that what cannot be rendered is said before anything starts.
+    def check(self, steps: Iterable[str]) -> None:
+        """Look for what would keep the steps from starting, so that it is said before anything starts.
 
         Raises:
-            StudyError: a place (the store's path, a data folder) cannot stand where a command refers to it.
+            StudyError: data is not where the study says, or a place (the store's path, a data folder) cannot stand where
+                a command refers to it.
         """
-        for name in self._plan.order:
-            tasks = self._plan.of_step(name)
-            if tasks and tasks[0].command is not None:
-                inputs = {need: [self._out(need, ids[0])] for need, ids in tasks[0].inputs.items()}
-                self._argv(tasks[0], self._places(tasks[0], inputs))
+        study = self._plan.study
+        for name in steps:
+            for source, place in data_places(study, study.steps[name]).items():
+                if "://" not in place and not Path(place).exists():
+                    raise study.error(
+                        ("data",) if isinstance(study.data, str) else ("data", source),
+                        f"step {name!r} needs data that is not there: {place}",
+                        hint="Put it there, or name another place in the study, in a profile or with --set.",
+                    )
+            # One task stands for all: they differ in parameters, which planning has rendered already.
+            task = next(iter(self._plan.of_step(name)), None)
+            if task is not None and task.command is not None:
+                inputs = {need: [self._out(need, ids[0])] for need, ids in task.inputs.items()}
+                self._argv(task, self._places(task, inputs))
 
     def attempt(
         self,

@@ -42,7 +42,9 @@ def plan_json(plan: Plan, *, profile: str | None = None, overrides: Sequence[str
                 "for_each": study.steps[name].for_each,
                 "gate": study.steps[name].gate is not None,
                 "axes": list(plan.axes(name)),
-                "resources": study.steps[name].resources.model_dump(mode="json", exclude_defaults=True, warnings="none"),
+                "resources": study.steps[name].resources.model_dump(
+                    mode="json", exclude_defaults=True, warnings="none"
+                ),
             }
             for name in plan.order
         ],

@@ -156,9 +156,10 @@ class Runner:
             snapshot = Snapshot.read(self.store)
             self._records = dict(snapshot.tasks)
             self._preparer = Preparer(self.plan, self.store, self._sources, self.executor.name)
-            self._preparer.check()
             adopted = self._adopt()
             states = survey(self.plan, snapshot, self._sources, keep_stale=self._keep_stale)
+            to_run = {id_ for id_ in self._asked if states[id_].state is not State.DONE}
+            self._preparer.check(dict.fromkeys(self.plan.tasks[id_].step for id_ in self.plan.tasks if id_ in to_run))
             self._refuse_impossible(states, adopted)
             record = RunRecord(
                 self.plan,

@@ -1,9 +1,8 @@
 """A look at all tasks of a study at once, made fast by a cache that can be thrown away.
 
 Reading ten thousand finished tasks is three small files each. The cache holds what was read, under the modification
-time of the task's folder: every change that matters (a result appears or goes, outputs are removed) changes the folder's entries and so
-its time.
-A row is trusted only while the time is the same, and only if the folder had been at rest when the
+time of the task's folder: every change that matters (a result appears or goes, outputs are removed) changes the folder's
+entries and so its time. A row is trusted only while the time is the same, and only if the folder had been at rest when the
 row was made, so a cache that is old, foreign or damaged costs time and never truth.
 """
 

@@ -7,12 +7,14 @@ import hashlib
 import os
 import shlex
 import shutil
+import time
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shoal.agent.agent import digest_tree
+from shoal.agent.agent import digest_tree, write_json_atomic
+from shoal.store.index import read_json
 from shoal.store.layout import StudyStore
 from shoal.store.state import Sources
 from shoal.study.template import Template
@@ -24,6 +26,10 @@ __all__ = ["code_files", "copy_code", "data_places", "read_sources"]
 
 # A file that a command names and that is larger than this is taken for data, not for code.
 _CODE_BYTES = 1 << 20
+# Data up to this size is read whenever it is asked for; larger data when it has changed.
+_QUICK_BYTES = 8 << 20
+# Files changed a moment ago may change again within the same tick of the clock.
+_SETTLED_SECONDS = 2.0
 _NOT_CODE = frozenset({"__pycache__", ".git", ".venv", "node_modules", ".ipynb_checkpoints"})
 
 
@@ -118,9 +124,39 @@ def _code_digest(files: dict[str, Path]) -> str | None:
 
 
 def _data_digest(place: str) -> str | None:
-    if "://" in place:
+    if "://" in place or not Path(place).exists():
         return None
-    return str(digest_tree(place)["digest"]) if Path(place).exists() else None
+    stamp, size, newest = _stamp(Path(place))
+    if size < _QUICK_BYTES:
+        return str(digest_tree(place)["digest"])
+    # Reading a large data set at every look would make planning slow, so its digest is kept, in the user's cache, for as
+    # long as no path, size or time in it changes.
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shoal" / "digests"
+    file = cache / f"{hashlib.sha256(place.encode()).hexdigest()[:32]}.json"
+    known = read_json(file) or {}
+    if known.get("stamp") == stamp and isinstance(known.get("digest"), str):
+        return str(known["digest"])
+    digest = str(digest_tree(place)["digest"])
+    if time.time() - newest > _SETTLED_SECONDS:
+        with contextlib.suppress(OSError):
+            cache.mkdir(parents=True, exist_ok=True)
+            write_json_atomic(str(file), {"path": place, "stamp": stamp, "digest": digest})
+    return digest
+
+
+def _stamp(path: Path) -> tuple[str, int, float]:
+    """Of all files at a path: a digest of their names, sizes and times; their size in bytes; the time of the newest."""
+    entries = []
+    size, newest = 0, 0.0
+    for folder, _, names in [("", [], [path.name])] if path.is_file() else os.walk(path):
+        for name in names:
+            file = Path(folder or path.parent, name)
+            with contextlib.suppress(OSError):
+                seen = file.stat()
+                entries.append(f"{file}\0{seen.st_size}\0{seen.st_mtime_ns}\0{seen.st_ino}")
+                size += seen.st_size
+                newest = max(newest, seen.st_mtime)
+    return hashlib.sha256("\n".join(sorted(entries)).encode()).hexdigest(), size, newest
 
 
 def _is_pattern(text: str) -> bool:
