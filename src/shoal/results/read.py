@@ -128,7 +128,7 @@ def _read_plan(path: Path) -> dict[str, Any]:
     hint = "Write it anew with: shoal run STUDY (finished tasks are kept)."
     try:
         plan = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"the plan cannot be read ({error})", path=path, hint=hint) from None
     try:
         sound = isinstance(plan["study"], str) and all(isinstance(s["name"], str) for s in plan["steps"])
