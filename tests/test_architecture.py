@@ -22,12 +22,14 @@ ALLOWED: dict[str, set[str]] = {
     "inside": {"errors"},
     "study": BASE,
     "plan": BASE | {"study"},
+    "clusters": BASE | {"study", "plan"},
     "store": BASE | {"agent", "failures", "study", "plan"},
-    "executors": BASE | {"agent", "failures", "study", "plan"},
+    "executors": BASE | {"agent", "failures", "study", "plan", "clusters"},
     "runner": BASE | {"agent", "failures", "study", "plan", "store", "executors"},
     "results": BASE | {"agent", "failures", "study", "plan", "store"},
     "report": BASE | {"agent", "failures", "study", "plan", "store", "results"},
-    "cli": BASE | {"agent", "failures", "study", "plan", "store", "executors", "runner", "results", "report"},
+    "cli": BASE
+    | {"agent", "failures", "study", "plan", "clusters", "store", "executors", "runner", "results", "report"},
     "__main__": {"cli"},
     "": {"errors", "inside", "results"},
 }
