@@ -23,6 +23,7 @@ class Polygons:
     """Valid polygons of one file, with what was found on the way.
 
     ``found`` counts features; ``empty`` had no geometry, ``other`` were points or lines, ``mended`` had invalid rings.
+    ``table`` holds the features' other columns, one row for each polygon of ``frame``.
     """
 
     path: Path
@@ -31,6 +32,7 @@ class Polygons:
     empty: int
     other: int
     mended: int
+    table: Any = None
 
 
 def read_polygons(path: Path) -> Polygons:
@@ -68,7 +70,8 @@ def read_polygons(path: Path) -> Polygons:
         raise UsageError(
             f"{path}: holds no polygons: {int(bare.sum())} of {found} features are empty, {other} of another kind"
         )
-    return Polygons(path, parts.reset_index(drop=True), found, int(bare.sum()), other, int(invalid.sum()))
+    table = frame.drop(columns=frame.geometry.name).loc[parts.index].reset_index(drop=True)
+    return Polygons(path, parts.reset_index(drop=True), found, int(bare.sum()), other, int(invalid.sum()), table)
 
 
 def burn(polygons: list[Polygons], scene: Scene) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], list[set[int]]]:

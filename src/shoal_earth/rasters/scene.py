@@ -96,7 +96,7 @@ def open_scene(path: Path, resolution: float | None = None) -> Iterator[Scene]:
         across, down = round(source.width * own.a / resolution), round(source.height * -own.e / resolution)
         if min(across, down) < 1:
             raise UsageError(f"{path}: is smaller than one pixel of the resolution {resolution} that was asked for")
-        grid = own * Affine.scale(source.width / across, source.height / down)
+        grid = Affine(own.a * source.width / across, 0, own.c, 0, own.e * source.height / down, own.f)
         with WarpedVRT(
             source, crs=source.crs, transform=grid, width=across, height=down, resampling=Resampling.average
         ) as view:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from shoal.errors import UsageError
+from shoal_earth.training.checkpoint import load_checkpoint
 
 __all__ = ["build_model", "load_model"]
 
@@ -87,7 +88,7 @@ def _decoder(name: str, accepted: Any, stages: int, width: int | None) -> dict[s
     if default is not None:
         return {"decoder_channels": width}
     if "decoder_pyramid_channels" in accepted:
-        return {"decoder_pyramid_channels": width, "decoder_segmentation_channels": max(16, width // 2)}
+        return {"decoder_pyramid_channels": width, "decoder_segmentation_channels": max(32, width // 2)}
     if "decoder_segmentation_channels" in accepted:
         return {"decoder_segmentation_channels": width}
     raise UsageError(f"the width of {name}'s decoder cannot be chosen", hint="Leave --width out for this model.")
@@ -110,18 +111,21 @@ def _fill(encoder: nn.Module, file: Path, name: str) -> None:
         raise UsageError(f"{file}: are not weights of the encoder {name}: {reason}") from None
 
 
-def load_model(checkpoint: dict[str, Any]) -> nn.Module:
-    """The model that a checkpoint of ``shoal-earth segmentation train`` holds, ready to predict."""
-    meta = checkpoint["meta"]
+def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The model in a checkpoint of ``shoal-earth segmentation train``, ready to predict, and its ``meta``.
+
+    Raises:
+        UsageError: the file is missing, damaged, or holds another kind of model.
+    """
+    state = load_checkpoint(path)
+    meta = state.get("meta") or {}
     if meta.get("kind") != "segmentation":
-        raise UsageError(f"the checkpoint holds a {meta.get('kind') or 'foreign'} model, not a segmentation model")
-    model = build_model(
-        meta["model"],
-        meta["encoder"],
-        bands=meta["bands"],
-        classes=len(meta["classes"]),
-        depth=meta["depth"],
-        width=meta["width"],
-    )
-    model.load_state_dict(checkpoint["model"])
-    return model.eval()
+        raise UsageError(f"{path}: holds a {meta.get('kind') or 'foreign'} model, not a segmentation model")
+    size = {"bands": meta["bands"], "classes": len(meta["classes"]), "depth": meta["depth"], "width": meta["width"]}
+    model = build_model(meta["model"], meta["encoder"], **size)
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()[:200]
+        raise UsageError(f"{path}: its weights do not fit the model that it names: {reason}") from None
+    return model.eval(), meta

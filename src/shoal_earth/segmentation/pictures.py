@@ -21,8 +21,8 @@ def choose(shares: list[float], count: int = 6) -> list[int]:
     """
     ranked = sorted((i for i, share in enumerate(shares) if share > 0), key=lambda i: (-shares[i], i))
     ranked = ranked or list(range(len(shares)))
-    if len(ranked) <= count:
-        return ranked
+    if len(ranked) <= count or count < 2:
+        return ranked[: max(count, 0)]
     return [ranked[round(n * (len(ranked) - 1) / (count - 1))] for n in range(count)]
 
 
@@ -59,12 +59,19 @@ def save_panels(
             "missed": is_true & ~is_predicted,
         },
     }
+
+    def enlarge(where: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return where.repeat(factor, 0).repeat(factor, 1)
+
     factor = max(1, -(-_SIDE // base.shape[0]))
+    # The image is enlarged smoothly, the classes are not: their edges are the pixels that were decided on.
+    size = (base.shape[1] * factor, base.shape[0] * factor)
+    large = np.asarray(
+        Image.fromarray(base.round().astype(np.uint8)).resize(size, Image.Resampling.BICUBIC), np.float64
+    )
     for panel, parts in layers.items():
-        drawn = base.copy()
+        drawn = large.copy()
         for name, where in parts.items():
-            drawn[where] = 0.4 * drawn[where] + 0.6 * np.array(COLOURS[name])
-        drawn[~counted] *= 0.3
-        picture = Image.fromarray(drawn.round().astype(np.uint8))
-        picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-        picture.save(folder / f"{panel}.png", optimize=True)
+            drawn[enlarge(where)] = 0.5 * drawn[enlarge(where)] + 0.5 * np.array(COLOURS[name])
+        drawn[enlarge(~counted)] *= 0.3
+        Image.fromarray(drawn.round().astype(np.uint8)).save(folder / f"{panel}.png", optimize=True)

@@ -13,7 +13,6 @@ from shoal_earth.segmentation.metrics import confusion, scores, trivial_scores
 from shoal_earth.segmentation.models import load_model
 from shoal_earth.segmentation.pictures import choose, save_panels
 from shoal_earth.session import current_task
-from shoal_earth.training.checkpoint import load_checkpoint
 from shoal_earth.training.distributed import ranks
 
 __all__ = ["score_checkpoint"]
@@ -45,12 +44,12 @@ def score_checkpoint(
     """
     task = current_task(out)
     with ranks(device) as here:
-        state = load_checkpoint(checkpoint)
-        model = load_model(state).to(here.device).to(memory_format=torch.channels_last)
+        model, meta = load_model(checkpoint)
+        model = model.to(here.device).to(memory_format=torch.channels_last)
         # The scale of the training chips belongs to the model.
-        examples = ChipExamples(chips, split, scale=state["meta"]["scale"])
+        examples = ChipExamples(chips, split, scale=meta["scale"])
         names = examples.index["classes"]
-        _same(state["meta"], examples, checkpoint, chips)
+        _same(meta, examples, checkpoint, chips)
         matrix = torch.zeros(len(names), len(names), dtype=torch.int64)
         shown = choose([examples.chip(i)["share"] for i in range(len(examples))], pictures)
         captions = {}

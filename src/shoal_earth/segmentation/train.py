@@ -139,12 +139,8 @@ def train(chips: Path, out: Path | None, settings: TrainSettings) -> dict[str, A
         fit.save_weights(target / "last.pt")
         if here.main:
             _keep_best(fit, Path(task.checkpoints) / "best.pt", target / "best.pt")
-            task.log(
-                {
-                    "best/step": best.get("step", fit.step),
-                    **{f"best/{k}": v for k, v in best.get("metrics", {}).items()},
-                }
-            )
+            if best:
+                task.log({"best/step": best["step"], f"best/{best['metric']}": best["value"]})
         here.barrier()
     return best
 
@@ -178,7 +174,8 @@ def evaluate_split(
         matrix += confusion(logits.argmax(1), labels, len(names))
         if loss is not None:
             total += torch.tensor([float(loss(logits, labels)) * len(images), len(images)], dtype=torch.float64)
-    result = scores(here.sum(matrix), names, prefix)
+    every = scores(here.sum(matrix), names, prefix)
+    result = {name: value for name, value in every.items() if name.count("/") == prefix.count("/") + 1}
     if loss is not None:
         summed = here.sum(total)
         result[f"{prefix}/loss"] = float(summed[0] / summed[1].clamp(min=1))
