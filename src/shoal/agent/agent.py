@@ -1645,7 +1645,8 @@ class Attempt:
         record.update(state="ended", ended=now(ended), exit_code=code, signal=signum)
         if found is None:
             try:
-                beside = _write_beside(result_path, self._result(ended, seconds), durable=True)
+                # To wait for the disk costs more than a short task: after a power failure that is run again.
+                beside = _write_beside(result_path, self._result(ended, seconds), durable=seconds >= 1)
             except Malformed as error:
                 found = failure(USER, "The command succeeded, but %s." % error)
             except OSError as error:
