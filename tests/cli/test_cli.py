@@ -327,7 +327,7 @@ def test_a_study_with_a_mistake_names_file_line_and_column(shoal: Run, folder: P
 def test_data_that_is_not_there_is_said_before_anything_starts(shoal: Run, folder: Path) -> None:
     (folder / "data.txt").unlink()
     said = shoal("run", "s.yaml", code=2).stderr
-    assert "s.yaml:14:" in said
+    assert "s.yaml:15:7" in said
     assert "data that is not there" in said
     assert not list((folder / "runs" / "demo").glob("*/*/attempts"))
 

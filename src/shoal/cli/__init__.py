@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from shoal.cli import approve, gc, logs, plan, report, results, retry, run, schema, status, stop, usage
-from shoal.errors import ShoalError
+from shoal.errors import ShoalError, StudyError
 
 __all__ = ["app", "main"]
 
@@ -43,7 +43,8 @@ def main() -> None:
     try:
         app()
     except ShoalError as error:
-        _say(f"error: {error}" if "\n" not in str(error) or error.hint else str(error))
+        # An error of a study file starts with its place, so that editors and terminals can jump there.
+        _say(str(error) if isinstance(error, StudyError) else f"error: {error}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

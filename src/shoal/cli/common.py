@@ -42,11 +42,12 @@ StoreOption = Annotated[
     ),
 ]
 OnOption = Annotated[
-    str | None, typer.Option("--on", metavar="CLUSTER", help="Where to run: local or debug.", show_default=False)
+    str | None, typer.Option("--on", metavar="CLUSTER", help="Where to run: local, debug, or a cluster.", show_default=False)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 
 EXECUTORS = ("local", "debug")
+"""Places to run that are no clusters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +96,17 @@ def open_study(
     return Opened(build(study), mine, root, profile)
 
 
-def open_executor(name: str | None) -> Executor:
+def open_executor(name: str | None, *, beside: Path | None = None) -> Executor:
     """The executor of ``--on``.
 
+    Args:
+        name: ``local``, ``debug`` or the name of a cluster.
+        beside: the study file's folder, where cluster files may lie.
+
     Raises:
-        UsageError: there is none of that name.
+        UsageError: there is none of that name, or it is one that this version cannot submit to.
     """
-    if name in (None, "local"):
+    if name is None or name == "local":
         from shoal.executors.local import LocalExecutor
 
         return LocalExecutor()
@@ -109,22 +114,14 @@ def open_executor(name: str | None) -> Executor:
         from shoal.executors.debug import DebugExecutor
 
         return DebugExecutor()
-    check_executor(name)
-    raise AssertionError(name)
+    from shoal.clusters import load_cluster
 
-
-def check_executor(name: str | None) -> None:
-    """Refuse a name of ``--on`` that is nothing.
-
-    Raises:
-        UsageError: there is no such place to run.
-    """
-    if name is not None and name not in EXECUTORS:
-        raise UsageError(
-            f"--on {name}: there is no such place to run",
-            hint="This version runs on this machine: --on local (the default) or --on debug (one task after another, "
-            "its output in this terminal).",
-        )
+    load_cluster(name, beside=beside)
+    raise UsageError(
+        f"--on {name}: this version plans for clusters, but does not submit to them yet",
+        hint=f"shoal plan STUDY --on {name} checks the study against the cluster's rules, and with --manifests DIR writes what "
+        f"kubectl apply --server-side -R -f DIR can submit. shoal run without --on runs on this machine.",
+    )
 
 
 def console(*, stderr: bool = False) -> Console:

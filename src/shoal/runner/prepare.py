@@ -130,11 +130,11 @@ class Preparer:
         step = self._plan.step(task)
         study = self._plan.study
         if not step.code:
-            return study.folder
+            return study.folder.absolute()
         if task.step not in self._code:
             digest = self._sources.code.get(task.step)
             files = code_files(study, step)
-            self._code[task.step] = copy_code(self._store, files, digest) if digest else study.folder
+            self._code[task.step] = copy_code(self._store, files, digest) if digest else study.folder.absolute()
         return self._code[task.step]
 
     def _places(self, task: Task, inputs: Mapping[str, list[str]]) -> dict[str, Value]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
@@ -133,9 +134,12 @@ def _packages() -> dict[str, str]:
 
     found = {}
     for distribution in distributions():
-        name = distribution.metadata["Name"]
+        # The head is enough: `distribution.metadata` parses every package's long description too, which takes ten times as long.
+        text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+        head = dict(re.findall(r"^(Name|Version):[ \t]*(.+?)[ \t\r]*$", text.partition("\n\n")[0], re.MULTILINE))
+        name = head.get("Name") or distribution.metadata["Name"]
         if name:
-            found[name] = distribution.version
+            found[name] = head.get("Version") or distribution.version
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 

@@ -39,7 +39,7 @@ def code_files(study: Study, step: Step) -> dict[str, Path]:
     These are the files and folders that ``code`` names (patterns allowed). Where a step names none, they are the small files
     beside the study that its command names, so that ``run: python train.py`` notices an edited ``train.py``.
     """
-    root = study.folder
+    root = study.folder.absolute()
     found: dict[str, Path] = {}
     if step.code:
         for pattern in step.code:
@@ -67,7 +67,7 @@ def data_places(study: Study, step: Step) -> dict[str, str]:
         used = {reference.name for text in texts for reference in Template.parse(text).names}
         sources = {name: place for name, place in sources.items() if name in used or f"data.{name}" in used}
     return {
-        name: place if "://" in place else os.path.normpath(study.folder / Path(place).expanduser())
+        name: place if "://" in place else os.path.abspath(study.folder / Path(place).expanduser())  # noqa: PTH100 (links stay as written)
         for name, place in sources.items()
     }
 
