@@ -32,8 +32,8 @@ from shoal.report.summary import compared, cost_line, outcome, progress, state_c
 from shoal.report.timeline import make_timeline
 from shoal.report.trials import Trials, find_trials
 from shoal.results import ResultError, StudyData, Table, read_store, report_tables, usage_summary
-from shoal.results.formats import cell_text, column_head, has_ranks, rank_text
-from shoal.results.usage import duration
+from shoal.results.data import amount, duration
+from shoal.results.formats import cell_text, column_head, has_ranks, hours_text, rank_text
 from shoal.units import format_size
 
 __all__ = ["render_report", "write_report"]
@@ -116,7 +116,7 @@ def render_report(data: StudyData, runtime: Any = None) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(amount=lambda v: f"{v:,.0f}" if v >= 100 else f"{v:,.1f}")
+    environment.filters.update(amount=amount)
     environment.filters.update(hours=duration, size=format_size, percent=lambda v: f"{v:.0%}", count=lambda v: f"{v:,}")
     return environment.from_string(_asset("template.html.j2")).render(
         data=data,
@@ -173,7 +173,7 @@ def _board(trials: Trials, table: Table | ResultError, number: int) -> dict[str,
                 "labels": table.row_labels[row],
                 "cells": line,
                 "rank": rank_text(table.row_rank[row]) if ranks else None,
-                "hours": table.row_hours[row],
+                "hours": hours_text(table, row),
             }
         )
     members = table_cells(trials, table)

@@ -10,9 +10,8 @@ from collections import Counter
 
 from shoal.report.trials import Trials
 from shoal.results import StudyData, Usage
-from shoal.results.data import STATES
+from shoal.results.data import STATES, duration
 from shoal.results.tables import digits_for
-from shoal.results.usage import duration
 
 __all__ = ["compared", "cost_line", "outcome", "progress", "value_digits"]
 

@@ -26,8 +26,8 @@ class Axis:
     of: list[int]
 
     def part(self, label: str) -> str:
-        """Return a value so that it can stand alone: ``true`` or ``0`` says nothing, ``unet`` does."""
-        return f"{self.name} {label}" if self.name == "seed" or label in ("true", "false", "none") else label
+        """Return a value so that it can stand alone: ``true`` or ``0.1`` says nothing, ``unet`` does."""
+        return f"{self.name} {label}" if self.numeric or label in ("true", "false", "none") else label
 
     @property
     def numeric(self) -> bool:

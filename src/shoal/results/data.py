@@ -15,7 +15,7 @@ from typing import Any
 
 from shoal.units import UnitError, parse_cpu
 
-__all__ = ["Attempt", "Objective", "StepInfo", "StudyData", "Task", "show_value", "value_key"]
+__all__ = ["Attempt", "Objective", "StepInfo", "StudyData", "Task", "amount", "duration", "show_value", "value_key"]
 
 #: What a task can be, in the order in which the states are shown.
 STATES = ("done", "running", "failed", "cancelled", "waiting")
@@ -51,6 +51,25 @@ def show_value(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(show_value(item) for item in value)
     return str(value)
+
+
+def duration(hours: float) -> str:
+    """Return hours for people: ``3.6 h``, ``12 min``, ``8 s``."""
+    if hours >= 100:
+        return f"{hours:,.0f} h"
+    if hours >= 1:
+        return f"{hours:.1f} h"
+    minutes = hours * 60
+    if minutes >= 10:
+        return f"{minutes:.0f} min"
+    if minutes >= 1:
+        return f"{minutes:.1f} min"
+    return f"{hours * 3600:.0f} s" if hours * 3600 >= 10 or hours == 0 else f"{hours * 3600:.1f} s"
+
+
+def amount(hours: float) -> str:
+    """Return a sum of GPU- or CPU-hours for people, with two digits or more: ``1,240``, ``3.6``, ``0.021``."""
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}"
 
 
 @dataclass(slots=True)

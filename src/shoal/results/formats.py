@@ -7,7 +7,7 @@ import io
 import json
 from typing import TYPE_CHECKING, Any
 
-from shoal.results.data import show_value
+from shoal.results.data import amount, duration, show_value
 from shoal.results.errors import ResultError
 from shoal.results.tables import Cell, Key, Table
 
@@ -72,6 +72,12 @@ def has_ranks(table: Table) -> bool:
     return table.goal is not None and len(table.row_keys) > 1
 
 
+def hours_text(table: Table, row: Key) -> str:
+    """Return what a row cost, for people."""
+    hours = table.row_hours[row]
+    return amount(hours) if table.hours_of == "GPU-h" else duration(hours)
+
+
 def rank_text(rank: float | None) -> str:
     """Return a rank, or mean rank, for people."""
     return "–" if rank is None else f"{rank:g}" if rank == int(rank) else f"{rank:.1f}"
@@ -111,7 +117,9 @@ def table_json(table: Table) -> dict[str, Any]:
         if table.best is None
         else {"over": list(table.best.over), "by": table.best.by, "goal": table.best.goal},
         "cells": cells,
-        "row_hours": [{"row": _values(table.rows, r), table.hours_of: h} for r, h in table.row_hours.items()],
+        "row_hours": [
+            {"row": _values(table.rows, r), "of": table.hours_of, "hours": h} for r, h in table.row_hours.items()
+        ],
         "notes": table.notes,
     }
 
@@ -138,7 +146,7 @@ def table_rich(table: Table) -> RenderableType:
             line.append(Text(cell_text(cell, table.digits[column]), style="bold" if cell and cell.is_best else ""))
         if has_ranks(table):
             line.append(Text(rank_text(table.row_rank[row])))
-        line.append(Text(_hours(table.row_hours[row])))
+        line.append(Text(hours_text(table, row)))
         rich.add_row(*line)
     notes = [Text(note, style="dim") for note in table.notes]
     return Group(Text(_heading(table), style="bold"), rich, *notes)
@@ -187,7 +195,7 @@ def _markdown(table: Table) -> str:
             parts.append(f"**{text}**" if cell and cell.is_best else text)
         if ranks:
             parts.append(rank_text(table.row_rank[row]))
-        lines.append(_md_row([*parts, _hours(table.row_hours[row])]))
+        lines.append(_md_row([*parts, hours_text(table, row)]))
     notes = [_escape_md(note) for note in table.notes]
     return "\n".join([_escape_md(_heading(table)), "", *lines, *([""] if notes else []), *notes]) + "\n"
 
@@ -266,10 +274,6 @@ def _latex_cell(cell: Cell | None, digits: int) -> str:
     if cell.n < cell.expected:
         text += rf" {{\footnotesize($n={cell.n}$)}}"
     return text
-
-
-def _hours(hours: float) -> str:
-    return f"{hours:.0f}" if hours >= 100 else f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}" if hours else "0"
 
 
 def _values(axes: Key, key: Key) -> dict[str, Any]:

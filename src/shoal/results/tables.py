@@ -70,7 +70,7 @@ class Table:
             best row first.
         cells: by (row key, column key); a combination that is not in the plan is absent.
         row_rank: mean rank of a row over the columns, None unless it has a value in each.
-        row_hours: GPU-hours (``hours_of`` says "GPU-h", else "h" of run time) spent on this row alone.
+        row_hours: GPU-hours (``hours_of`` says "GPU-h", else hours of "run time") spent on this row alone.
         notes: sentences that belong under the table.
         digits: decimals that make the numbers of a column comparable.
     """
@@ -443,7 +443,7 @@ def _hours(data: StudyData, table: Table) -> None:
             (row,) = rows
             gpu[row] += data.tasks[key].gpu_hours
             run[row] += data.tasks[key].run_hours
-    table.hours_of = "GPU-h" if any(gpu.values()) else "h"
+    table.hours_of = "GPU-h" if any(gpu.values()) else "run time"
     table.row_hours = gpu if any(gpu.values()) else run
 
 

@@ -19,7 +19,7 @@ from shoal.results.tables import names_of
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["Hours", "Usage", "duration", "usage_summary"]
+__all__ = ["Hours", "Usage", "usage_summary"]
 
 
 @dataclass(slots=True)
@@ -143,20 +143,6 @@ def busy_hours(attempts: Iterable[Attempt]) -> float:
         total += max(0.0, end - max(start, until))
         until = max(until, end)
     return total / 3600
-
-
-def duration(hours: float) -> str:
-    """Return hours for people: ``3.6 h``, ``12 min``, ``8 s``."""
-    if hours >= 100:
-        return f"{hours:,.0f} h"
-    if hours >= 1:
-        return f"{hours:.1f} h"
-    minutes = hours * 60
-    if minutes >= 10:
-        return f"{minutes:.0f} min"
-    if minutes >= 1:
-        return f"{minutes:.1f} min"
-    return f"{hours * 3600:.0f} s" if hours * 3600 >= 1 or hours == 0 else f"{hours * 3600:.1f} s"
 
 
 def _default_axes(data: StudyData) -> tuple[str, ...]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shoal.results.usage import Hours, Usage, duration
+from shoal.results.data import amount, duration
+from shoal.results.usage import Hours, Usage
 from shoal.units import format_size
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def _table(name: str, groups: list[Hours]) -> RichTable:
     for g in groups:
         cells = [f"{g.tasks:,}", f"{g.attempts:,}", duration(g.queue), duration(g.run), duration(g.wasted)]
         if gpu:
-            cells += [f"{g.gpu:,.1f}", "" if g.gpu_use is None else f"{g.gpu_use:.0%}"]
-        cells += [f"{g.cpu:,.1f}", "" if g.memory_peak is None else format_size(g.memory_peak)]
+            cells += [amount(g.gpu), "" if g.gpu_use is None else f"{g.gpu_use:.0%}"]
+        cells += [amount(g.cpu), "" if g.memory_peak is None else format_size(g.memory_peak)]
         table.add_row(Text(g.name), *cells)
     return table
