@@ -11,11 +11,12 @@ import sys
 import typer
 
 from shoal.errors import ShoalError
+from shoal_earth.rasters import cli as scenes
 from shoal_earth.segmentation import cli as segmentation
 
 __all__ = ["main"]
 
-GROUPS = {"segmentation": segmentation.app}
+GROUPS = {"scenes": scenes.app, "segmentation": segmentation.app}
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -30,7 +31,8 @@ for _name, _group in GROUPS.items():
 @app.callback()
 def _options() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("rasterio").setLevel(logging.ERROR)
+    for library in ("rasterio", "pyogrio", "stamina"):
+        logging.getLogger(library).setLevel(logging.ERROR)
 
 
 def main() -> None:

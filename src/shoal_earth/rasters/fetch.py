@@ -1,0 +1,311 @@
+"""Fetch scenes that a search found: whole files, or only the blocks of them that some places need."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import rasterio
+from rasterio.errors import RasterioError
+from rasterio.windows import Window
+
+from shoal.errors import UsageError
+from shoal_earth.rasters.download import Access, Download, FetchError, download_all
+from shoal_earth.rasters.grids import Grid, reason
+from shoal_earth.rasters.items import asset_bands, asset_resolution, quality_kind
+from shoal_earth.rasters.output import publish, write_text
+from shoal_earth.rasters.scenes import REMOTE
+
+__all__ = ["ITEM", "access_from_environment", "choose_assets", "fetch_items", "fetch_windows", "planetary_computer"]
+
+ITEM = "item.json"
+"""Written last into the folder of a scene: with it the scene is whole."""
+
+DEFAULT_BANDS = ("blue", "green", "red", "nir", "scl")
+_BLOCK = 512
+
+
+@dataclass(frozen=True)
+class _Asset:
+    key: str
+    href: str
+    name: str
+    size: int | None
+    checksum: str | None
+
+
+def access_from_environment(**settings: Any) -> Access:
+    """Access with the token in ``SHOAL_EARTH_TOKEN``, if there is one (Copernicus Data Space and others ask for it)."""
+    token = os.environ.get("SHOAL_EARTH_TOKEN")
+    return Access(headers={"Authorization": f"Bearer {token}"} if token else {}, **settings)
+
+
+def planetary_computer(service: str = "https://planetarycomputer.microsoft.com/api/sas/v1/sign") -> Any:
+    """A function that signs links for the Planetary Computer's storage; other links stay as they are."""
+    import requests
+
+    def sign(url: str) -> str:
+        host = urlsplit(url).hostname or ""
+        if not host.endswith(".blob.core.windows.net") or "sig=" in url:
+            return url
+        try:
+            answer = requests.get(service, params={"href": url}, timeout=30)
+            answer.raise_for_status()
+            return str(answer.json()["href"])
+        except (requests.RequestException, ValueError, KeyError) as error:
+            raise FetchError(f"{service}: cannot sign {url}: {type(error).__name__}") from None
+
+    return sign
+
+
+def choose_assets(item: Mapping[str, Any], bands: Sequence[str], resolution: float | None = None) -> list[str]:
+    """The assets that hold these bands, one each: the finest, or the coarsest that is no coarser than ``resolution``.
+
+    Args:
+        item: a STAC item.
+        bands: names (``B08``), common names (``nir``), ``scl`` (or Landsat's ``qa_pixel``), ``visual``, or keys of assets.
+        resolution: pixel size that is enough, in metres.
+
+    Raises:
+        FetchError: there is no asset for one of them.
+    """
+    assets = item.get("assets") or {}
+    chosen = []
+    for wanted in bands:
+        found = [key for key, asset in assets.items() if wanted.lower() in _answers_to(item, key, asset)]
+        if not found and wanted.lower() == "nir":  # a sensor without the broad band has the narrow one
+            found = [key for key, asset in assets.items() if "nir08" in _answers_to(item, key, asset)]
+        if wanted in assets:
+            found = [wanted]
+        if not found:
+            raise FetchError(
+                f'{item.get("id")}: the catalogue lists no asset for "{wanted}"', hint=f"It lists: {', '.join(assets)}."
+            )
+        sized = sorted(found, key=lambda key: (asset_resolution(key, assets[key]) or 0, key))
+        enough = [k for k in sized if resolution and (asset_resolution(k, assets[k]) or 0) <= resolution]
+        key = enough[-1] if enough else sized[0]
+        if key not in chosen:
+            chosen.append(key)
+    return chosen
+
+
+def _answers_to(item: Mapping[str, Any], key: str, asset: Mapping[str, Any]) -> set[str]:
+    roles = asset.get("roles") or []
+    if any(role in roles for role in ("thumbnail", "overview", "metadata", "archive")):
+        return set()
+    if kind := quality_kind(key):
+        return {kind.lower(), "scl"}
+    if re.match(r"^(visual|tci)(?:[._-]\d+m)?$", key, re.IGNORECASE):
+        return {"visual", "tci"}
+    names = asset_bands(str(item.get("id") or ""), key, asset)
+    if len(names) != 1:
+        return set()
+    return {name.lower() for name in names[0] if name}
+
+
+def fetch_items(
+    items: Sequence[Mapping[str, Any]],
+    out: Path,
+    *,
+    bands: Sequence[str] = DEFAULT_BANDS,
+    resolution: float | None = None,
+    access: Access | None = None,
+) -> dict[str, int]:
+    """Fetch scenes into ``out/<item>/``; a scene is whole once its ``item.json`` is there, and then is not fetched again.
+
+    Args:
+        items: as a search gives them, with absolute links.
+        out: folder.
+        bands: see :func:`choose_assets`.
+        resolution: see :func:`choose_assets`.
+        access: how to speak to servers.
+
+    Returns:
+        Counts: ``fetched`` and ``there`` (files), ``bytes`` received, ``scenes``.
+
+    Raises:
+        FetchError: something could not be fetched; the rest was.
+        WriteError: the disk is full.
+    """
+    access = access or access_from_environment()
+    plans = []
+    for item in items:
+        folder = _folder(out, item)
+        assets = _plan(item, choose_assets(item, bands, resolution))
+        plans.append((item, folder, assets))
+    files = [
+        Download(asset.href, folder / asset.name, asset.size, asset.checksum)
+        for _, folder, assets in plans
+        for asset in assets
+    ]
+    error: FetchError | None = None
+    try:
+        counts = download_all(files, access)
+    except FetchError as raised:
+        error, counts = raised, {}
+    for item, folder, assets in plans:
+        if all((folder / asset.name).is_file() for asset in assets):
+            _finish(item, folder, {asset.key: asset.name for asset in assets})
+    if error is not None:
+        raise error
+    return {**counts, "scenes": len(plans)}
+
+
+def fetch_windows(
+    items: Sequence[Mapping[str, Any]],
+    places: Any,
+    out: Path,
+    *,
+    bands: Sequence[str] = DEFAULT_BANDS,
+    resolution: float | None = None,
+    margin: float = 0.0,
+    access: Access | None = None,
+) -> dict[str, int]:
+    """Fetch only the blocks of scenes that places touch, over HTTP ranges of their COGs.
+
+    The files have the scenes' own grids; blocks that were not fetched are no data and take no room.
+
+    Args:
+        items: as a search gives them.
+        places: shapes with a CRS (a GeoSeries or GeoDataFrame).
+        out: folder.
+        bands: see :func:`choose_assets`.
+        resolution: see :func:`choose_assets`.
+        margin: around the places, in units of the scene's CRS.
+        access: how to speak to servers.
+
+    Returns:
+        Counts: ``scenes``, those ``outside`` all places, ``pixels`` read and pixels in ``all``.
+
+    Raises:
+        FetchError: a file could not be read.
+        UsageError: no place touches any scene.
+        WriteError: the disk is full.
+    """
+    access = access or access_from_environment()
+    counts = {"scenes": 0, "outside": 0, "there": 0, "pixels": 0, "all": 0}
+    for item in items:
+        folder = _folder(out, item)
+        assets = _plan(item, choose_assets(item, bands, resolution))
+        if (folder / ITEM).is_file():
+            counts["there"] += 1
+            continue
+        parts = [_blocks(asset, folder, places, margin, access) for asset in assets]
+        if not any(read for read, _ in parts):
+            counts["outside"] += 1
+            continue
+        counts["scenes"] += 1
+        counts["pixels"] += sum(read for read, _ in parts)
+        counts["all"] += sum(whole for _, whole in parts)
+        _finish(item, folder, {asset.key: PurePosixPath(asset.name).stem + ".tif" for asset in assets})
+    if items and counts["outside"] == len(items):
+        raise UsageError(
+            f"none of the places touches any of the {len(items)} scenes",
+            hint="Are they of another place, or is their CRS wrong?",
+        )
+    return counts
+
+
+def _blocks(asset: _Asset, folder: Path, places: Any, margin: float, access: Access) -> tuple[int, int]:
+    url = access.sign(asset.href) if access.sign else asset.href
+    options = dict(REMOTE)
+    if access.headers:
+        options["GDAL_HTTP_HEADERS"] = "\r\n".join(f"{key}: {value}" for key, value in access.headers.items())
+    path = folder / (PurePosixPath(asset.name).stem + ".tif")
+    try:
+        with rasterio.Env(**options), rasterio.open(url) as source:
+            grid = Grid.of(source, asset.href)
+            needed = _needed(grid, places, margin)
+            if not needed:
+                return 0, 0
+            profile = {
+                "driver": "GTiff",
+                "count": source.count,
+                "height": grid.height,
+                "width": grid.width,
+                "dtype": source.dtypes[0],
+                "crs": grid.crs,
+                "transform": grid.transform,
+                "nodata": source.nodata if source.nodata is not None else 0,
+                "tiled": True,
+                "blockxsize": _BLOCK,
+                "blockysize": _BLOCK,
+                "compress": "DEFLATE",
+                "predictor": 2 if np.dtype(source.dtypes[0]).kind in "ui" else 3,
+                "sparse_ok": True,
+            }
+            pixels = 0
+            with publish(path) as temporary:
+                with rasterio.open(temporary, "w", **profile) as target:
+                    for window in needed:
+                        try:
+                            values = source.read(window=window)
+                        except RasterioError as error:
+                            raise FetchError(
+                                f"{asset.href}: cannot be read at row {window.row_off}, column {window.col_off}: {reason(error)}",
+                                hint="Run it again: scenes that are whole are not fetched again.",
+                            ) from None
+                        target.write(values, window=window)
+                        pixels += values.size
+            return pixels, grid.height * grid.width * source.count
+    except RasterioError as error:
+        raise FetchError(
+            f"{asset.href}: cannot be opened: {reason(error)}", hint="Is the catalogue's link up to date?"
+        ) from None
+
+
+def _needed(grid: Grid, places: Any, margin: float) -> list[Window]:
+    from shapely import STRtree, box
+
+    here = places.geometry.to_crs(grid.crs)
+    shapes = list(here.buffer(margin) if margin else here)
+    tree = STRtree(shapes)
+    return [w for w in grid.windows(_BLOCK) if len(tree.query(box(*grid.part(w).bounds), predicate="intersects"))]
+
+
+def _folder(out: Path, item: Mapping[str, Any]) -> Path:
+    name = str(item.get("id") or "")
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}", name):
+        raise FetchError(f'the catalogue lists a scene named "{name[:80]}", which cannot be the name of a folder')
+    return out / name
+
+
+def _plan(item: Mapping[str, Any], keys: Sequence[str]) -> list[_Asset]:
+    planned: list[_Asset] = []
+    for key in keys:
+        asset = item["assets"][key]
+        href = _link(asset)
+        local = str(asset.get("file:local_path") or "")
+        base = PurePosixPath(unquote(urlsplit(local or href).path)).name
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", base).lstrip(".") or "file"
+        if name in (ITEM, *(other.name for other in planned)):
+            name = f"{re.sub(r'[^A-Za-z0-9_-]', '_', key)}-{name}"
+        size, checksum = asset.get("file:size"), asset.get("file:checksum") or asset.get("checksum:multihash")
+        size = size if isinstance(size, int) and size > 0 else None
+        planned.append(_Asset(key, href, name, size, str(checksum) if checksum else None))
+    return planned
+
+
+def _link(asset: Mapping[str, Any]) -> str:
+    """The asset's link; an alternate one where the first is of a bucket that needs an account."""
+    links = [str(asset.get("href") or "")]
+    links += [str(other.get("href") or "") for other in (asset.get("alternate") or {}).values()]
+    usable = [link for link in links if re.match(r"(https?|file)://", link) or "://" not in link]
+    return next(iter(usable), links[0])
+
+
+def _finish(item: Mapping[str, Any], folder: Path, names: Mapping[str, str]) -> None:
+    """Write the item beside its files, with links to them; scenes are read from it."""
+    kept = {key: {**item["assets"][key], "href": f"./{name}"} for key, name in names.items()}
+    for asset in kept.values():
+        for key in ("alternate", "file:size", "file:checksum", "file:local_path"):
+            asset.pop(key, None)
+    links = [link for link in item.get("links") or [] if link.get("rel") == "self"]
+    write_text(folder / ITEM, json.dumps({**item, "assets": kept, "links": links}, indent=1) + "\n")
