@@ -42,7 +42,8 @@ StoreOption = Annotated[
     ),
 ]
 OnOption = Annotated[
-    str | None, typer.Option("--on", metavar="CLUSTER", help="Where to run: local, debug, or a cluster.", show_default=False)
+    str | None,
+    typer.Option("--on", metavar="CLUSTER", help="Where to run: local, debug, or a cluster.", show_default=False),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 

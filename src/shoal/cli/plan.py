@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from shoal.cli.common import (
+    EXECUTORS,
     JsonOption,
     OnOption,
     Opened,
@@ -17,14 +19,15 @@ from shoal.cli.common import (
     StoreOption,
     StudyArgument,
     asks,
-    check_executor,
     console,
     duration,
     open_study,
     print_json,
 )
+from shoal.errors import UsageError
 
 if TYPE_CHECKING:
+    from shoal.clusters import Cluster, Finding
     from shoal.store import Snapshot
     from shoal.store.state import TaskState
 
@@ -40,25 +43,62 @@ def plan(
     set_: SetOption = None,
     store: StoreOption = None,
     on: OnOption = None,
+    manifests: Annotated[
+        Path | None,
+        typer.Option(
+            "--manifests",
+            metavar="DIR",
+            help="With --on CLUSTER: write into this folder what would be submitted, one YAML file a task.",
+            show_default=False,
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Show what would run, and why. Starts nothing and writes nothing."""
+    """Show what would run, and why. Starts nothing, and writes nothing but --manifests.
+
+    With --on CLUSTER also shows what the cluster's rules say of it; exits with 2 where the cluster would refuse it.
+    """
     from shoal.store import Snapshot
     from shoal.store.sources import read_sources
     from shoal.store.state import survey
 
-    check_executor(on)
+    cluster = _cluster(on, study, manifests)
     opened = open_study(study, profile=profile, overrides=set_, store=store)
     snapshot = Snapshot.read(opened.store, opened.plan.order)
-    states = survey(opened.plan, snapshot, read_sources(opened.plan.study))
+    sources = read_sources(opened.plan.study)
+    states = survey(opened.plan, snapshot, sources)
+    findings = None
+    if cluster is not None:
+        from shoal.cli.on_cluster import check_plan
+
+        findings = check_plan(opened.plan, cluster, states)
     if json:
-        print_json(as_json(opened, states))
+        print_json(as_json(opened, states, findings))
     else:
-        _show(opened, snapshot, states, study, profile)
+        _show(opened, snapshot, states, study, profile, on, findings)
+    if findings is not None and any(finding.level == "error" for finding in findings):
+        if manifests is not None:
+            typer.echo(f"error: {manifests}: nothing was written, as the cluster would refuse it", err=True)
+        raise typer.Exit(2)
+    if manifests is not None and cluster is not None:
+        from shoal.cli.on_cluster import write
+
+        typer.echo(write(manifests, opened.plan, cluster, states, snapshot, sources), err=True)
 
 
-def as_json(opened: Opened, states: dict[str, TaskState]) -> dict[str, Any]:
-    """The plan for a program: keys as in ``docs/reference/cli.md``."""
+def _cluster(on: str | None, study: Path, manifests: Path | None) -> Cluster | None:
+    if on is None or on in EXECUTORS:
+        if manifests is not None:
+            raise UsageError("--manifests is for clusters", hint="Say which: --on nautilus. See: shoal clusters")
+        return None
+    from shoal.clusters import load_cluster
+
+    return load_cluster(on, beside=study.parent)
+
+
+def as_json(opened: Opened, states: dict[str, TaskState], findings: list[Finding] | None = None) -> dict[str, Any]:
+    """The plan for a program: keys as in ``docs/reference/cli.md``; ``policies`` only on a cluster."""
+    policies = {} if findings is None else {"policies": [finding.to_json() for finding in findings]}
     return {
         "study": opened.plan.study.study,
         "tasks": [
@@ -72,10 +112,19 @@ def as_json(opened: Opened, states: dict[str, TaskState]) -> dict[str, Any]:
             }
             for task in opened.plan.tasks.values()
         ],
+        **policies,
     }
 
 
-def _show(opened: Opened, snapshot: Snapshot, states: dict[str, TaskState], file: Any, profile: str | None) -> None:
+def _show(
+    opened: Opened,
+    snapshot: Snapshot,
+    states: dict[str, TaskState],
+    file: Any,
+    profile: str | None,
+    on: str | None,
+    findings: list[Finding] | None,
+) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -132,7 +181,11 @@ def _show(opened: Opened, snapshot: Snapshot, states: dict[str, TaskState], file
         total["gate"] += counts[State.GATE]
     out.print(table)
     out.print()
-    option = f" --profile {profile}" if profile else ""
+    if findings is not None:
+        from shoal.cli.on_cluster import show_findings
+
+        show_findings(out, str(on), findings)
+    option = (f" --profile {profile}" if profile else "") + (f" --on {on}" if on and findings is None else "")
     if estimates:
         out.print(
             Text(
@@ -141,7 +194,9 @@ def _show(opened: Opened, snapshot: Snapshot, states: dict[str, TaskState], file
                 style="dim",
             )
         )
-    if total["run"]:
+    if total["run"] and findings is not None:
+        out.print(f"{total['run']} of {total['tasks']} tasks to run.")
+    elif total["run"]:
         out.print(f"{total['run']} of {total['tasks']} tasks to run. Start with: shoal run {_plain(str(file))}{option}")
     elif total["gate"]:
         out.print(f"Nothing to run before a person approves: shoal approve {_plain(str(file))}{option}")

@@ -1,0 +1,192 @@
+"""What a pod starts: brings an attempt's folder and code into place, runs the agent, and says in few words how it went.
+
+    python3 pod.py [FOLDER]
+
+FOLDER (by default where this file lies) holds ``agent.py``, the specification (``spec.json``, or ``spec.gz`` in base64) and
+the code in pieces (``code.0``, ``code.1``, ...), all put there by Kubernetes. Like the agent this is one file of the standard
+library of Python 3.8. The exit status is the agent's. What it leaves in the termination message is at most 4096 bytes:
+JSON, or ``gz:`` and base64 of gzipped JSON.
+"""
+
+# ruff: noqa: UP006, UP031, UP035, UP045, PTH100, PTH101, PTH103, PTH104, PTH110, PTH119, PTH120, PTH123, RUF005
+# (Python 3.8, like the agent.)
+import base64
+import gzip
+import io
+import json
+import os
+import shutil
+import sys
+import tarfile
+from typing import Any, Dict, List, Optional
+
+MESSAGE = "/dev/termination-log"
+LONGEST = 4096
+STORE = 18  # exit status: the store cannot be read or written, as the agent has it
+SPEC = 2
+
+
+def read_spec(folder: str) -> Dict[str, Any]:
+    """Return the specification that Kubernetes put into the folder."""
+    path = os.path.join(folder, "spec.gz")
+    if os.path.exists(path):
+        with open(path, "rb") as file:
+            data = gzip.decompress(base64.b64decode(file.read()))
+    else:
+        with open(os.path.join(folder, "spec.json"), "rb") as file:
+            data = file.read()
+    spec = json.loads(data.decode("utf-8"))
+    if not isinstance(spec, dict):
+        raise ValueError("not an object")
+    return spec
+
+
+def for_rank(spec: Dict[str, Any], rank: int) -> Dict[str, Any]:
+    """Return the specification of one of several nodes: the first publishes, each other keeps its records beside.
+
+    The command is the same on all, so ``{out}`` is the same folder for all; only the first node empties it.
+    """
+    if rank == 0:
+        return spec
+    mine = os.path.join(spec["attempt_dir"], "nodes", str(rank))
+    return dict(spec, task_dir=mine, attempt_dir=mine, out=os.path.join(mine, "out"))
+
+
+def input_digests(spec: Dict[str, Any]) -> Dict[str, Any]:
+    """Return the digests of the inputs' outputs, by task id, from the results beside them.
+
+    Raises:
+        OSError, ValueError: an input is not there, or is not done.
+    """
+    found = {}
+    for folders in spec["inputs"].values():
+        for out in folders:
+            task = os.path.dirname(out)
+            with open(os.path.join(task, "result.json"), "rb") as file:
+                result = json.loads(file.read().decode("utf-8"))
+            # What a person approved has no outputs.
+            found[os.path.basename(task)] = (result.get("outputs") or {}).get("digest")
+    return found
+
+
+def unpack(folder: str, target: str) -> None:
+    """Lay out the code that Kubernetes put into the folder in pieces."""
+    pieces: List[bytes] = []
+    while True:
+        try:
+            with open(os.path.join(folder, "code.%d" % len(pieces)), "rb") as file:
+                pieces.append(file.read())
+        except FileNotFoundError:
+            break
+    if not pieces:
+        return
+    making = target.rstrip("/") + ".%d" % os.getpid()
+    root = os.path.realpath(making)
+    with tarfile.open(fileobj=io.BytesIO(b"".join(pieces)), mode="r:gz") as archive:
+        for member in archive.getmembers():
+            # Made by Shoal, yet an archive that leads out of its folder is never followed.
+            place = os.path.realpath(os.path.join(root, member.name))
+            if not member.isfile() or not place.startswith(root + os.sep):
+                raise ValueError("unexpected entry %r in the code" % member.name)
+            os.makedirs(os.path.dirname(place), exist_ok=True)
+            source = archive.extractfile(member)
+            assert source is not None
+            with open(place, "wb") as file:
+                shutil.copyfileobj(source, file)
+            os.chmod(place, 0o755 if member.mode & 0o100 else 0o644)
+    shutil.rmtree(target, ignore_errors=True)
+    os.rename(making, target)
+
+
+def summary(spec: Dict[str, Any], code: int, problem: Optional[str] = None) -> Dict[str, Any]:
+    """Return what became of the attempt, for whoever cannot read the store."""
+    said: Dict[str, Any] = {"v": 1, "task": spec.get("task"), "attempt": spec.get("attempt"), "code": code}
+    said["node"] = os.environ.get("SHOAL_NODE")
+    if problem is not None:
+        said["problem"] = problem
+    record = _read(os.path.join(str(spec.get("attempt_dir")), "attempt.json"))
+    for key in ("started", "ended", "outcome", "exit_code", "signal", "failure", "usage", "checkpointed", "lost_seconds",
+                "devices"):  # fmt: skip
+        if record.get(key) is not None:
+            said[key] = record[key]
+    if code == 0:
+        result = _read(os.path.join(str(spec.get("task_dir")), "result.json"))
+        for key in ("metrics", "outputs", "inputs", "seconds"):
+            if key in result:
+                said[key] = result[key]
+    return said
+
+
+def encode(said: Dict[str, Any], longest: int = LONGEST) -> bytes:
+    """Return the message, compressed where it is long, and without its longest parts where it is still too long."""
+    said = dict(said)
+    for drop in (None, "devices", "usage", "inputs", "metrics", "failure", "problem"):
+        if drop in said:
+            del said[drop]
+            said["left_out"] = said.get("left_out", []) + [drop]
+        text = json.dumps(said, separators=(",", ":"), sort_keys=True).encode("utf-8")
+        if len(text) <= longest:
+            return text
+        packed = b"gz:" + base64.b64encode(gzip.compress(text, 9))
+        if len(packed) <= longest:
+            return packed
+    return text[:longest]
+
+
+def _read(path: str) -> Dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            value = json.loads(file.read().decode("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def tell(spec: Dict[str, Any], code: int, problem: Optional[str] = None) -> None:
+    """Leave the termination message; a cluster without that file loses no more than the message."""
+    try:
+        with open(os.environ.get("SHOAL_MESSAGE", MESSAGE), "wb") as file:
+            file.write(encode(summary(spec, code, problem)))
+    except OSError:
+        pass
+
+
+def fail(spec: Dict[str, Any], code: int, problem: str) -> int:
+    """Say what is wrong, in the log and in the message; return the exit status."""
+    sys.stderr.write("shoal: %s\n" % problem)
+    tell(spec, code, problem)
+    return code
+
+
+def main(folder: str) -> int:
+    """Run the attempt; return the exit status."""
+    try:
+        spec = read_spec(folder)
+        rank = int(os.environ.get("JOB_COMPLETION_INDEX") or 0)
+        spec = for_rank(spec, rank)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return fail({}, SPEC, "cannot read the specification: %r" % error)
+    try:
+        spec["input_digests"] = input_digests(spec)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return fail(spec, STORE, "an input is not in the store: %s" % error)
+    try:
+        unpack(folder, spec["cwd"])
+        for place in (spec["task_dir"], spec["attempt_dir"]):
+            os.makedirs(place, exist_ok=True)
+        path = os.path.join(spec["attempt_dir"], "spec.json")
+        with open(path + ".tmp", "w") as file:
+            json.dump(spec, file)
+        os.rename(path + ".tmp", path)
+    except (OSError, ValueError, tarfile.TarError) as error:
+        return fail(spec, STORE, "cannot prepare the attempt: %s" % error)
+    sys.path.insert(0, folder)
+    import agent  # type: ignore[import-not-found,unused-ignore]
+
+    code = int(agent.run(path, True)[0])
+    tell(spec, code)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else os.path.dirname(os.path.abspath(__file__))))
