@@ -1,0 +1,49 @@
+"""The machine that numbers come from, without its name or any path of it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+
+def load() -> float:
+    """Processes that wanted a core over the last minute, on average."""
+    return os.getloadavg()[0]
+
+
+def facts(load_before: float, load_after: float, seconds: float) -> dict[str, str]:
+    """What a reader has to know to judge the numbers."""
+    from shoal.executors.local.machine import count_cpus, find_memory
+
+    words = ["python", f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]]
+    return {
+        "command": " ".join(words),
+        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, took {seconds / 60:.1f} min",
+        "CPU": f"{_cpu()}, {count_cpus():g} cores",
+        "memory": f"{find_memory() / 2**30:.0f} GiB",
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}{_distribution()}",
+        "Python": f"{platform.python_version()} ({platform.python_implementation()})",
+        "packages": ", ".join(f"{name} {version(name)}" for name in ("shoal", "pydantic", "typer", "rich", "pyyaml")),
+        "load average": f"{load_before:.1f} before, {load_after:.1f} after",
+    }
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def _distribution() -> str:
+    try:
+        return f", {platform.freedesktop_os_release()['PRETTY_NAME']}"
+    except (OSError, KeyError):
+        return ""
