@@ -23,7 +23,7 @@ def render_table(table: Table, format: str = "table", *, width: int = 120) -> st
     """Return a table as text.
 
     Args:
-        table: from :func:`shoal.results.tables.build_table`.
+        table: from :func:`shoal.results.build.build_table`.
         format: ``table`` (plain text), ``csv`` (one line a cell, full precision), ``json``, ``md``,
             ``latex`` (booktabs).
         width: columns of the terminal, for ``table``.

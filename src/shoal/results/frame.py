@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shoal.results.build import build_table
 from shoal.results.data import StudyData, value_key
 from shoal.results.errors import ResultError
 from shoal.results.metrics import find_metric, metric_names, metric_value, number
 from shoal.results.read import read_curves, read_store
-from shoal.results.tables import Best, Table, build_table
+from shoal.results.tables import Best, Table
 from shoal.results.usage import Usage, usage_summary
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ class StudyResults:
         goal: str | None = None,
         title: str = "",
     ) -> Table:
-        """Return a table of one metric; see :func:`shoal.results.tables.build_table`."""
+        """Return a table of one metric; see :func:`shoal.results.build.build_table`."""
         return build_table(
             self.data,
             rows=rows,
