@@ -75,7 +75,7 @@ def loose(line: str) -> str:
     """A line without what differs from run to run."""
     line = re.sub(r"\b[0-9a-f]{12}\b", "ID", line)
     line = re.sub(r"(?<![\w.])/[\w./-]*/(?=(circle|runs|report)\b)", "/", line)
-    line = re.sub(r"~?\b\d+(\.\d+)? (ms|s|min|h)\b(?! \w+ min)", "TIME", line)
+    line = re.sub(r"~?\b\d+(\.\d+)? (ms|s|min|h)\b", "TIME", line)
     line = re.sub(r"\b\d+(\.\d+)?[KMG]i\b", "SIZE", line)
     # Results are exact: a mean, with its spread behind it or alone in a metric's cell.
     line = re.sub(r"(?<![\w.])\d+(\.\d+)?e-\d+\b|(?<![\w.±])0\.0{2,}\d+\b", "SMALL", line)
