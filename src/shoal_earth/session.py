@@ -10,7 +10,7 @@ import shoal
 from shoal.errors import UsageError
 
 if TYPE_CHECKING:
-    from shoal.inside import Task
+    from shoal import Task
 
 __all__ = ["current_task"]
 

@@ -147,7 +147,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """A JSON object from a file; None if there is none, or it is not whole."""
     try:
         read = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return read if isinstance(read, dict) else None
 

@@ -221,6 +221,11 @@ class Table(_Model):
     best: Best | None = Field(
         None, description="Keep only the best along an axis.", examples=[{"over": "lr", "by": "val/iou", "goal": "max"}]
     )
+    goal: f.Goal | None = Field(
+        None,
+        description="Whether more of the value is better; needed for ranks and bold where it is not the objective's.",
+        examples=["min"],
+    )
 
 
 class Report(_Model):
