@@ -63,8 +63,18 @@ def column_head(table: Table, column: Key) -> str:
     if not table.columns:
         return table.value
     labels = table.column_labels[column]
-    named = (f"{a}={v}" if v in ("true", "false", "none") else v for a, v in zip(table.columns, labels, strict=True))
-    return " · ".join(named)
+    return " · ".join(
+        f"{axis}={label}" if _is_bare(label) else label for axis, label in zip(table.columns, labels, strict=True)
+    )
+
+
+def _is_bare(label: str) -> bool:
+    """Whether a value says nothing without its axis: a number, or true, false and none."""
+    try:
+        float(label)
+    except ValueError:
+        return label in ("true", "false", "none")
+    return True
 
 
 def has_ranks(table: Table) -> bool:
