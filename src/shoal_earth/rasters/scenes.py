@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from xml.sax.saxutils import escape
 
 import numpy as np
 import rasterio
@@ -36,6 +37,16 @@ REMOTE = {
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
 }
 _UPSAMPLE, _DOWNSAMPLE = Resampling.bilinear, Resampling.average
+_GDAL_TYPES = {
+    "uint8": "Byte",
+    "int8": "Int8",
+    "uint16": "UInt16",
+    "int16": "Int16",
+    "uint32": "UInt32",
+    "int32": "Int32",
+    "float32": "Float32",
+    "float64": "Float64",
+}
 # Who asks for near infrared means the broad band; a sensor without one has the narrow.
 _STAND_INS = {"nir": "nir08", "visual": "tci", "tci": "visual"}
 
@@ -196,15 +207,17 @@ class Scene:
         file = self._file(band, grid)
         source = self._dataset(file.path)
         own = self._grid(file)
-        if own == grid:
-            view = source
-        else:
+        view, alpha = source, None
+        if own != grid:
             resampling = _DOWNSAMPLE if grid.resolution > own.resolution * 1.001 else _UPSAMPLE
-            view = self._view(file, band, grid, Resampling.nearest if nearest else resampling)
+            view, alpha = self._view(file, band, grid, Resampling.nearest if nearest else resampling)
         try:
             with rasterio.Env(**REMOTE):
                 values = view.read(list(file.indices), window=window)
-                marks = view.read_masks(list(file.indices), window=window) > 0
+                if alpha is None:
+                    marks = view.read_masks(list(file.indices), window=window) > 0
+                else:
+                    marks = np.repeat(view.read([alpha], window=window) > 0, len(values), 0)
         except (RasterioError, MemoryError) as error:
             raise UsageError(
                 f"{_plain(file.path)}: cannot be read at row {window.row_off}, column {window.col_off}: {reason(error)}",
@@ -247,18 +260,23 @@ class Scene:
                 ) from None
         return self._open[path]
 
-    def _view(self, file: BandFile, band: Band, grid: Grid, resampling: Resampling) -> Any:
+    def _view(self, file: BandFile, band: Band, grid: Grid, resampling: Resampling) -> tuple[Any, int | None]:
+        """The file as seen on another grid, and which of its bands is an alpha band (the file has no no-data value then)."""
         key = (file.path, grid, resampling)
         if key not in self._open:
             source = self._dataset(file.path)
-            nodata = source.nodata if source.nodata is not None else band.nodata
             flags = source.mask_flag_enums[0]
-            # The alpha band also tells where the grid leaves the source.
-            alpha = MaskFlags.alpha not in flags
-            extra = {"src_nodata": nodata, "nodata": nodata} if nodata is not None else {"add_alpha": alpha}
+            nodata = source.nodata if source.nodata is not None else band.nodata
+            if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
+                source, nodata = self._with_alpha(file.path, source), None
+            elif nodata is None and np.dtype(source.dtypes[0]).kind == "f":
+                nodata = float("nan")
+            has_alpha = any(MaskFlags.alpha in flags for flags in source.mask_flag_enums)
+            # Without a no-data value, an alpha band tells where there is nothing, and where the grid leaves the file.
+            extra = {"src_nodata": nodata, "nodata": nodata} if nodata is not None else {"add_alpha": not has_alpha}
             # A true-colour pixel is no data where all three channels are.
             options = {"UNIFIED_SRC_NODATA": "YES"} if band.all_channels else {}
-            self._open[key] = WarpedVRT(
+            view = WarpedVRT(
                 source,
                 crs=grid.crs,
                 transform=grid.transform,
@@ -268,14 +286,40 @@ class Scene:
                 **extra,
                 **options,
             )
+            self._open[key] = view, view.count if nodata is None else None
+        found: tuple[Any, int | None] = self._open[key]
+        return found
+
+    def _with_alpha(self, path: str, source: Any) -> Any:
+        """The same raster with its inner mask as an alpha band: a warp heeds that, but not the mask."""
+        key = f"alpha {path}"
+        if key not in self._open:
+            alpha = (
+                f'<VRTRasterBand dataType="Byte" band="{source.count + 1}"><ColorInterp>Alpha</ColorInterp><SimpleSource>'
+                f'<SourceFilename relativeToVRT="0">{escape(path)}</SourceFilename><SourceBand>mask,1</SourceBand>'
+                "</SimpleSource></VRTRasterBand>"
+            )
+            bands = "".join(
+                f'<VRTRasterBand dataType="{_GDAL_TYPES[kind]}" band="{number}"><SimpleSource>'
+                f'<SourceFilename relativeToVRT="0">{escape(path)}</SourceFilename><SourceBand>{number}</SourceBand>'
+                "</SimpleSource></VRTRasterBand>"
+                for number, kind in enumerate(source.dtypes, 1)
+            )
+            corners = ",".join(repr(float(number)) for number in source.transform.to_gdal())
+            self._open[key] = rasterio.open(
+                f'<VRTDataset rasterXSize="{source.width}" rasterYSize="{source.height}">'
+                f"<SRS>{escape(source.crs.to_wkt())}</SRS><GeoTransform>{corners}</GeoTransform>{bands}{alpha}</VRTDataset>"
+            )
         return self._open[key]
 
     def close(self) -> None:
         """Close its files."""
-        views = [item for item in self._open.values() if isinstance(item, WarpedVRT)]
-        others = [item for item in self._open.values() if not isinstance(item, (WarpedVRT, Grid))]
-        for item in [*views, *others]:
-            item.close()
+        items = list(self._open.values())
+        for view in [item[0] for item in items if isinstance(item, tuple)]:
+            view.close()
+        for item in items:
+            if not isinstance(item, (tuple, Grid)):
+                item.close()
         self._open.clear()
 
     def __enter__(self) -> Scene:
