@@ -121,7 +121,7 @@ def open_executor(name: str | None, *, beside: Path | None = None) -> Executor:
     raise UsageError(
         f"--on {name}: this version plans for clusters, but does not submit to them yet",
         hint=f"shoal plan STUDY --on {name} checks the study against the cluster's rules, and with --manifests DIR writes what "
-        f"kubectl apply --server-side -R -f DIR can submit. shoal run without --on runs on this machine.",
+        f"kubectl can submit. shoal run without --on runs on this machine.",
     )
 
 

@@ -81,7 +81,11 @@ def write(
         },
     )
     count = write_manifests(folder, files)
-    return f"{count} manifests in {folder}. To submit them by hand: kubectl apply --server-side -R -f {folder}"
+    first = next((name for name in plan.order if any(task.id in todo for task in plan.of_step(name))), "")
+    return (
+        f"{count} manifests in {folder}. To submit them by hand, step by step as each needs the one before: "
+        f"kubectl apply --server-side -f {folder}/shared -f {folder}/{first}"
+    )
 
 
 def _content(file: Path) -> tuple[bytes, bool]:

@@ -25,12 +25,36 @@ def commands_of(run: str | Sequence[str]) -> list[list[str]]:
         if name in _SHELLS and any(re.fullmatch(r"-[a-z]*c", word) for word in words[1:-1]):
             return commands_of(words[-1])
         return [words] if words else []
-    lexer = shlex.shlex(run.replace("\\\n", " ").replace("\n", " ; "), posix=True, punctuation_chars=True)
+    text = _without_comments(run).replace("\\\n", " ").replace("\n", " ; ")
+    lexer = shlex.shlex(text, posix=True, punctuation_chars=True)
     lexer.whitespace_split = True
+    lexer.commenters = ""
     try:
         return [words for words in (_plain(words) for words in _split(lexer)) if words]
     except ValueError:
         return []
+
+
+def _without_comments(text: str) -> str:
+    kept: list[str] = []
+    quote, i = "", 0
+    while i < len(text):
+        char = text[i]
+        if char == "\\" and quote != "'":
+            kept.append(text[i : i + 2])
+            i += 2
+            continue
+        if quote:
+            quote = "" if char == quote else quote
+        elif char in "'\"":
+            quote = char
+        elif char == "#" and (i == 0 or text[i - 1] in " \t\n;&|()"):
+            end = text.find("\n", i)
+            i = len(text) if end < 0 else end
+            continue
+        kept.append(char)
+        i += 1
+    return "".join(kept)
 
 
 def _split(tokens: Iterable[str]) -> Iterator[list[str]]:

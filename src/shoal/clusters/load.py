@@ -184,9 +184,10 @@ def _explained(detail: Any, origin: Origin) -> StudyError:
     name = path[-1] if path else "the file"
     if detail["type"] == "shoal":
         context = detail["ctx"]
-        return origin.error(
-            (*path, *context["at"]), f'"{name}"{of} {context["message"]}', hint=context["hint"], key=bool(context["at"])
-        )
+        # A name that cannot be one is the culprit itself, not what it stands for.
+        named = f" {context['message']}".startswith(" holds ")
+        message = f'"{name}"{of} {context["message"]}'
+        return origin.error((*path, *context["at"]), message, hint=context["hint"], key=named)
     if detail["type"] == "extra_forbidden":
         inside = f" in {'.'.join(map(str, path[:-1]))}" if len(path) > 1 else ""
         hint = did_you_mean(str(name), _keys(path[:-1]), "It can hold")

@@ -138,6 +138,7 @@ def _gpu_names(at: Situation, policy: Policy) -> Iterator[Made]:
 
 def _quota(at: Situation, policy: Policy) -> Iterator[Made]:
     cluster = at.cluster
+    quiet = True
     for name, asks in at.asks.items():
         closed: dict[str, str] = {}
         some_open = False
@@ -160,6 +161,7 @@ def _quota(at: Situation, policy: Policy) -> Iterator[Made]:
                         some_open = True
                 else:
                     some_open = True
+        quiet = quiet and not closed and not admitted
         if closed:
             said = "; ".join(f"{known} {why}" for known, why in closed.items())
             hint = f"Once it is granted, write reserved: [{', '.join(closed)}] into your cluster file; or take another type."
@@ -173,6 +175,8 @@ def _quota(at: Situation, policy: Policy) -> Iterator[Made]:
                 f"step {name}: {known} runs as {priority}: it may be preempted at any time, so checkpoints matter",
                 None,
             )
+    if quiet and at.gpus:
+        yield "ok", "no GPU type that needs a reservation or a priority class"
 
 
 def _priority(at: Situation, policy: Policy) -> Iterator[Made]:

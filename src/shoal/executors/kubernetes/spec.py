@@ -92,7 +92,7 @@ def pod_spec(
     layout = layout_of(cluster, study.study)
     folder = layout.task(task.step, task.id)
     inputs = {need: [str(layout.task(need, one) / "out") for one in ids] for need, ids in task.inputs.items()}
-    data = {"data": study.data} if isinstance(study.data, str) else dict(study.data)
+    data = _data(plan, task)
     places: dict[str, Value] = {
         **study.vars,
         **task.params,
@@ -102,7 +102,7 @@ def pod_spec(
         "study": study.study,
         "step": task.step,
         **{f"inputs.{need}": list(folders) for need, folders in inputs.items()},
-        **{name if isinstance(study.data, str) else f"data.{name}": place for name, place in data.items()},
+        **{name if name == "data" else f"data.{name}": place for name, place in data.items()},
     }
     return {
         "format": 1,
@@ -132,6 +132,17 @@ def pod_spec(
         "executor": "kubernetes",
         "queued": None,
     }
+
+
+def _data(plan: Plan, task: Task) -> dict[str, str]:
+    """The data that a step reads, as pods find it."""
+    study, step = plan.study, plan.step(task)
+    places = {"data": study.data} if isinstance(study.data, str) else dict(study.data)
+    if step.params == "task":
+        return places
+    texts = [step.run] if isinstance(step.run, str) else list(step.run or ())
+    used = {reference.name for text in (*texts, *step.env.values()) for reference in Template.parse(text).names}
+    return {name: place for name, place in places.items() if name in used or f"data.{name}" in used}
 
 
 def _argv(plan: Plan, task: Task, places: Mapping[str, Value]) -> list[str]:
