@@ -78,6 +78,7 @@ class Preparer:
         """
         step = self._plan.step(task)
         folder = self._store.task(task.step, task.id)
+        attempt = folder.attempt(number)
         data = {
             name: {"path": place, "digest": self._sources.data.get(task.step, {}).get(name)}
             for name, place in data_places(self._plan.study, step).items()
@@ -96,9 +97,9 @@ class Preparer:
             "secrets": list(step.secrets),
             "cwd": str(self._cwd(task)),
             "task_dir": str(folder.root),
-            "attempt_dir": str(folder.attempt(number)),
-            "out": str(folder.out),
-            "checkpoints": str(folder.checkpoints),
+            "attempt_dir": str(attempt),
+            "out": places["out"],
+            "checkpoints": places["checkpoints"],
             "inputs": inputs,
             "input_digests": dict(input_digests),
             "data": data,
@@ -114,8 +115,8 @@ class Preparer:
         }
         try:
             _clear(folder, number, record, spec)
-            folder.attempt(number).mkdir(parents=True, exist_ok=True)
-            if not folder.task.exists():
+            attempt.mkdir(parents=True, exist_ok=True)
+            if number == 1 or not folder.task.exists():
                 write_task(self._plan, self._store, task)
         except OSError as error:
             raise StoreError(
@@ -129,12 +130,10 @@ class Preparer:
     def _cwd(self, task: Task) -> Path:
         step = self._plan.step(task)
         study = self._plan.study
-        if not step.code:
-            return study.folder.absolute()
         if task.step not in self._code:
-            digest = self._sources.code.get(task.step)
-            files = code_files(study, step)
-            self._code[task.step] = copy_code(self._store, files, digest) if digest else study.folder.absolute()
+            digest = self._sources.code.get(task.step) if step.code else None
+            copied = copy_code(self._store, code_files(study, step), digest) if digest else study.folder
+            self._code[task.step] = copied.absolute()
         return self._code[task.step]
 
     def _places(self, task: Task, inputs: Mapping[str, list[str]]) -> dict[str, Value]:
@@ -178,8 +177,7 @@ class Preparer:
 
 def write_task(plan: Plan, store: StudyStore, task: Task) -> None:
     """Write ``task.json``."""
-    folder = store.task(task.step, task.id)
-    folder.root.mkdir(parents=True, exist_ok=True)
+    file = store.task(task.step, task.id).task
     command = list(task.command) if isinstance(task.command, tuple) else task.command
     body = {
         "format": 1,
@@ -191,7 +189,11 @@ def write_task(plan: Plan, store: StudyStore, task: Task) -> None:
         "inputs": {name: list(ids) for name, ids in task.inputs.items()},
         "command": command,
     }
-    write_json_atomic(str(folder.task), body)
+    try:
+        write_json_atomic(str(file), body)
+    except FileNotFoundError:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json_atomic(str(file), body)
 
 
 def _clear(folder: TaskFolder, number: int, record: TaskRecord | None, spec: Mapping[str, Any]) -> None:
