@@ -11,12 +11,13 @@ import sys
 import typer
 
 from shoal.errors import ShoalError
+from shoal_earth.detection import cli as detection
 from shoal_earth.rasters import cli as scenes
 from shoal_earth.segmentation import cli as segmentation
 
 __all__ = ["main"]
 
-GROUPS = {"scenes": scenes.app, "segmentation": segmentation.app}
+GROUPS = {"detection": detection.app, "scenes": scenes.app, "segmentation": segmentation.app}
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -1,0 +1,1 @@
+"""Overhead object detection: datasets as published, chips, evaluation, large images."""

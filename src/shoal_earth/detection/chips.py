@@ -1,0 +1,291 @@
+"""Chips of images with boxes: each image decoded once, cut into overlapping squares, written as shards."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shoal.errors import UsageError
+from shoal_earth.detection.findings import Findings
+from shoal_earth.detection.form import Dataset, Image
+from shoal_earth.detection.imagery import ImageError, Source, quiet
+from shoal_earth.detection.shards import ImageShards
+from shoal_earth.detection.splits import SplitRules, split_images
+from shoal_earth.rasters.output import write_error
+from shoal_earth.rasters.split import SPLITS
+from shoal_earth.rasters.statistics import BandStatistics
+
+__all__ = ["BOX", "ChipRules", "cut_chips", "starts"]
+
+Array = np.ndarray[Any, Any]
+
+BOX = np.dtype(
+    [
+        ("box", "<f4", (4,)),
+        ("visible", "<f4"),
+        ("label", "<i4"),
+        ("object", "<i4"),
+        ("difficult", "?"),
+        ("crowd", "?"),
+    ]
+)
+"""A box in a chip: left, top, right, bottom in the chip's pixels; the share of it that the chip shows; class; number of the
+object (the id in annotations.json); flags."""
+
+
+@dataclass(frozen=True)
+class ChipRules:
+    """How to cut.
+
+    Args:
+        size: pixels on a side.
+        overlap: pixels that neighbours share. The last row and column are moved back to end with the image.
+        min_visible: smallest share of a box's area that makes its piece an object of the chip.
+        clear_visible: pieces that show less are marked difficult, which evaluation leaves out of account.
+        min_side: shortest side of a piece, in pixels.
+        keep_empty: keep chips without an object.
+        bands: which bands to read (one or three, from 1); by the rule of :mod:`imagery` by default.
+        shard_mib: a shard is closed once an image has brought it beyond this.
+    """
+
+    size: int = 512
+    overlap: int = 64
+    min_visible: float = 0.3
+    clear_visible: float = 0.5
+    min_side: float = 1.0
+    keep_empty: bool = False
+    bands: tuple[int, ...] | None = None
+    shard_mib: int = 512
+
+    def __post_init__(self) -> None:
+        if self.size < 8 or not 0 <= self.overlap < self.size:
+            raise UsageError("a chip has at least 8 pixels on a side, and the overlap is at least 0 and less than that")
+        if not 0 < self.min_visible <= 1 or not 0 <= self.clear_visible <= 1 or self.min_side < 0 or self.shard_mib < 1:
+            raise UsageError(
+                "the visible shares lie between 0 and 1, the smallest side is not negative, a shard has a MiB"
+            )
+
+
+def starts(length: int, size: int, overlap: int) -> list[int]:
+    """First pixels of the windows that cover a length; the last is moved back to end with it."""
+    if length <= size:
+        return [0]
+    return [*range(0, length - size, size - overlap), length - size]
+
+
+@dataclass
+class _Pieces:
+    """What became of the boxes of one image."""
+
+    best: Array  # of each box: 0 no piece, 1 too small everywhere, 2 kept
+    counts: Counter[str]
+
+
+def cut_chips(
+    dataset: Dataset, out: Path, rules: ChipRules, split: SplitRules, *, finish: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
+    """Cut a dataset's images into chips and write them as shards with an index; findings are added to the dataset's.
+
+    Args:
+        dataset: what a reader gave.
+        out: folder to write to.
+        rules: how to cut.
+        split: how to split.
+        finish: called when all chips are cut, before the index is written.
+
+    Returns:
+        Counts by split: ``images``, ``chips`` and ``objects`` (pieces), and objects by class.
+
+    Raises:
+        UsageError: no training chip comes out.
+        WriteError: the disk is full.
+    """
+    try:
+        return _cut_all(dataset, out, rules, split, finish)
+    except OSError as error:
+        raise write_error(out, error) from None
+
+
+def _cut_all(
+    dataset: Dataset, out: Path, rules: ChipRules, split: SplitRules, finish: Callable[[], None]
+) -> dict[str, Any]:
+    findings = dataset.findings
+    splits = split_images(dataset.images, split, findings)
+    writer = ImageShards(out, shard_bytes=rules.shard_mib * 2**20)
+    facts: list[dict[str, Any]] = []
+    first = 0
+    tally = {name: {"images": 0, "chips": 0, "objects": 0} for name in SPLITS}
+    classes = {name: np.zeros(len(dataset.classes), np.int64) for name in SPLITS}
+    with quiet():
+        for number, (image, name) in enumerate(zip(dataset.images, splits, strict=True)):
+            findings.read("decoded images")
+            findings.read("boxes", len(image.boxes))
+            before = len(writer.chips)
+            writer.begin()
+            try:
+                own, pieces, found = _cut_one(image, number, first, len(dataset.classes), name, rules, writer)
+            except ImageError as error:
+                writer.take_back()
+                _lost(findings, image, str(error), rules)
+                own = None
+            else:
+                _account(findings, image, pieces, found, len(writer.chips) - before, rules)
+                tally[name]["images"] += 1
+                tally[name]["chips"] += len(writer.chips) - before
+                tally[name]["objects"] += int(found.sum())
+                classes[name] += found
+                writer.end()
+            first += len(image.boxes)
+            facts.append(
+                {"name": image.name, "split": name if own is not None else None, **_facts(image), **(own or {})}
+            )
+    findings.check()
+    if not tally["train"]["chips"]:
+        told = "\n".join(findings.lines())
+        raise UsageError(f"no training chip came out of {len(dataset.images)} images", hint=told)
+    finish()
+    by_class = {name: dict(zip(dataset.classes, map(int, classes[name]), strict=True)) for name in SPLITS}
+    writer.close(
+        dataset=dataset.name,
+        classes=list(dataset.classes),
+        size=rules.size,
+        overlap=rules.overlap,
+        min_visible=rules.min_visible,
+        clear_visible=rules.clear_visible,
+        objects=by_class,
+        images=facts,
+    )
+    return {**tally, "classes": by_class}
+
+
+def _cut_one(
+    image: Image, number: int, first: int, classes: int, split: str, rules: ChipRules, writer: ImageShards
+) -> tuple[dict[str, Any], _Pieces, Array]:
+    """Cut one image; gives what there is to say of its pixels, what became of its boxes, and pieces by class."""
+    size = rules.size
+    tops, lefts = (starts(length, size, rules.overlap) for length in (image.height, image.width))
+    pieces = _Pieces(np.zeros(len(image.boxes), np.int8), Counter(chips=len(tops) * len(lefts)))
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(image.name).stem)[:48]
+    found = np.zeros(classes, np.int64)
+    with Source(image.path, rules.bands) as source:
+        if (source.width, source.height) != (image.width, image.height):
+            raise ImageError("has another size than when its labels were read")
+        statistics = None if source.dtype == "uint8" else BandStatistics(source.count, source.dtype)
+        seen = 0
+        for top, strip in source.strips(size, tops):
+            if statistics is not None:
+                _add(statistics, strip[:, max(seen - top, 0) :], source.nodata)
+                seen = top + strip.shape[1]
+            near = np.flatnonzero((image.boxes.xyxy[:, 1] < top + size) & (image.boxes.xyxy[:, 3] > top))
+            for left in lefts:
+                rows = _pieces(image, near, left, top, first, rules, pieces)
+                if not len(rows) and not rules.keep_empty:
+                    pieces.counts["empty"] += 1
+                    continue
+                part = strip[:, :, left : left + size]
+                if part.shape[1:] != (size, size):
+                    whole = np.zeros((len(part), size, size), part.dtype)
+                    whole[:, : part.shape[1], : part.shape[2]] = part
+                    part, high, wide = whole, part.shape[1], part.shape[2]
+                else:
+                    high = wide = size
+                key = f"{number:06d}-{stem}-{top:06d}-{left:06d}"
+                place = {"image_number": number, "row": top, "column": left, "height": high, "width": wide}
+                writer.add(split, key, {"image": part, "boxes": rows}, **place, objects=len(rows))
+                found += np.bincount(rows["label"], minlength=classes)
+        own: dict[str, Any] = {"bands": source.bands, "dtype": source.dtype}
+        own["low"], own["high"] = _range(statistics)
+    return own, pieces, found
+
+
+def _pieces(image: Image, near: Array, left: int, top: int, first: int, rules: ChipRules, pieces: _Pieces) -> Array:
+    """The objects of one chip, of the boxes that may touch it."""
+    size, boxes = rules.size, image.boxes.xyxy[near]
+    corner = np.array([left, top, left, top], np.float64)
+    inner = np.clip(boxes - corner, 0, size)
+    wide, high = inner[:, 2] - inner[:, 0], inner[:, 3] - inner[:, 1]
+    touched = (wide > 0) & (high > 0)
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    share = wide * high / area
+    # A box that is wholly inside must count as such whatever its numbers are rounded to.
+    visible = touched & (share >= rules.min_visible - 1e-9)
+    kept = visible & (np.minimum(wide, high) >= rules.min_side)
+    counts = pieces.counts
+    counts["pieces"] += int(touched.sum())
+    counts["kept"] += int(kept.sum())
+    counts["cut"] += int((touched & ~visible).sum())
+    counts["too small"] += int((visible & ~kept).sum())
+    unclear = kept & (share < rules.clear_visible - 1e-9)
+    counts["unclear"] += int(unclear.sum())
+    pieces.best[near[visible]] = np.maximum(pieces.best[near[visible]], 1)
+    pieces.best[near[kept]] = 2
+    chosen = near[kept]
+    rows = np.zeros(len(chosen), BOX)
+    rows["box"], rows["visible"] = inner[kept], np.minimum(share[kept], 1)
+    rows["label"], rows["object"] = image.boxes.classes[chosen], first + chosen
+    rows["difficult"], rows["crowd"] = image.boxes.difficult[chosen] | unclear[kept], image.boxes.crowd[chosen]
+    return rows
+
+
+def _account(findings: Findings, image: Image, pieces: _Pieces, found: Array, chips: int, rules: ChipRules) -> None:
+    counts = pieces.counts
+    findings.keep("decoded images")
+    findings.read("chips", counts["chips"])
+    findings.keep("chips", chips)
+    findings.count_skip("chips", "empty", counts["empty"])
+    findings.read("pieces", counts["pieces"])
+    findings.keep("pieces", counts["kept"])
+    for reason in ("cut", "too small"):
+        findings.count_skip("pieces", reason, counts[reason])
+    findings.note("pieces", "shown in part", number=counts["unclear"])
+    findings.keep("boxes", int((pieces.best == 2).sum()))
+    for code, reason in ((0, "cut everywhere"), (1, "too small")):
+        for box in np.flatnonzero(pieces.best == code):
+            left, top, right, bottom = image.boxes.xyxy[box]
+            findings.skip(
+                "boxes", reason, image.where(int(box)), f"{image.name}: {right - left:g} x {bottom - top:g} pixels"
+            )
+    assert counts["kept"] == int(found.sum())
+
+
+def _lost(findings: Findings, image: Image, why: str, rules: ChipRules) -> None:
+    findings.skip("decoded images", "unreadable", image.name, why)
+    findings.skip("boxes", "image unreadable", image.label_file, image.name, len(image.boxes))
+    chips = [len(starts(length, rules.size, rules.overlap)) for length in (image.height, image.width)]
+    findings.read("chips", chips[0] * chips[1])
+    findings.skip("chips", "image unreadable", image.name, "", chips[0] * chips[1])
+
+
+def _add(statistics: BandStatistics, values: Array, nodata: float | None) -> None:
+    flat = values.reshape(len(values), -1)
+    if nodata is not None and nodata == nodata:
+        flat = flat[:, (flat != nodata).any(0)]
+    statistics.add(flat)
+
+
+def _range(statistics: BandStatistics | None) -> tuple[float | None, float | None]:
+    """From the lowest 1st to the highest 99th percentile of the bands: one range for all, so that colours keep their relation."""
+    if statistics is None:
+        return None, None
+    try:
+        bands = statistics.scale(1, 99)
+    except UsageError:  # nothing but no-data
+        return 0.0, 1.0
+    return min(b["low"] for b in bands), max(b["high"] for b in bands)
+
+
+def _facts(image: Image) -> dict[str, Any]:
+    facts: dict[str, Any] = {"width": image.width, "height": image.height, "group": image.group}
+    facts["crs"], facts["transform"] = image.crs, list(image.transform) if image.transform else None
+    return {**facts, "gsd": image.gsd}
+
+
+def rules_from(size: int, overlap: int | None, bands: Sequence[int] | None, **rest: Any) -> ChipRules:
+    """Rules with an eighth of the size as overlap where none is given."""
+    return ChipRules(size, size // 8 if overlap is None else overlap, bands=tuple(bands) if bands else None, **rest)

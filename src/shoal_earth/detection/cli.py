@@ -1,0 +1,159 @@
+"""``shoal-earth detection``: fetch, prepare, evaluate, synthetic. Commands import heavy libraries, this file does not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shoal.errors import UsageError
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    no_args_is_help=True, help="Detect objects in overhead images: published datasets to chips, and scores."
+)
+
+Out = Annotated[Path | None, typer.Option(help="Folder for the output; inside a Shoal task its own by default.")]
+
+
+@app.command("fetch")
+def fetch_command(
+    out: Out = None,
+    dataset: Annotated[
+        str, typer.Option(help="What to fetch: rareplanes. DOTA and xView ask for an account.")
+    ] = "rareplanes",
+    bucket: Annotated[
+        str | None, typer.Option(help="Address of the bucket or of a mirror of it; the published one by default.")
+    ] = None,
+    keep_archives: Annotated[bool, typer.Option(help="Keep the archives after unpacking.")] = False,
+) -> None:
+    """Fetch a dataset over HTTPS. A new start goes on where the last one stopped."""
+    from shoal_earth.detection.fetch import BUCKET, fetch_rareplanes
+    from shoal_earth.session import current_task
+
+    if dataset != "rareplanes":
+        raise UsageError(
+            f'"{dataset}" cannot be fetched without an account',
+            hint="The guide to detection data says where to get it.",
+        )
+    task = current_task(out)
+    counts = fetch_rareplanes(Path(task.out), bucket or BUCKET, keep_archives=keep_archives)
+    for name, count in counts.items():
+        typer.echo(f"{name}: {count}")
+    task.log({f"fetch/{name}": float(count) for name, count in counts.items()})
+
+
+@app.command("prepare")
+def prepare_command(
+    dataset: Annotated[str, typer.Option(help="Format: dota, xview, rareplanes, coco, voc or csv.")],
+    source: Annotated[Path, typer.Option(help="Folder of the dataset as published.")],
+    out: Out = None,
+    size: Annotated[int, typer.Option(help="Pixels on a side of a chip.")] = 512,
+    overlap: Annotated[
+        int | None, typer.Option(help="Pixels that neighbours share; by default an eighth of the size.")
+    ] = None,
+    min_visible: Annotated[
+        float, typer.Option(help="Smallest share of a cut box that is an object of the chip.")
+    ] = 0.3,
+    clear_visible: Annotated[float, typer.Option(help="Cut boxes that show less are marked difficult.")] = 0.5,
+    min_side: Annotated[float, typer.Option(help="Shortest side of a box in a chip, in pixels.")] = 1.0,
+    keep_empty: Annotated[bool, typer.Option(help="Keep chips without an object.")] = False,
+    split: Annotated[
+        str, typer.Option(help='Shares of training, validation and test; or "given", with the published splits.')
+    ] = "0.7,0.15,0.15",
+    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
+    classes: Annotated[str | None, typer.Option(help="Classes to take, separated by commas; all by default.")] = None,
+    bands: Annotated[str | None, typer.Option(help="One band or three, such as 5,3,2; colours by default.")] = None,
+) -> None:
+    """Bring a published dataset into chips. Says what it found, skipped and why, and writes that to findings.json."""
+    from shoal_earth.detection.chips import rules_from
+    from shoal_earth.detection.prepare import prepare
+    from shoal_earth.detection.splits import SplitRules
+    from shoal_earth.session import current_task
+
+    given = split == "given"
+    shares = _numbers("0.7,0.15,0.15" if given else split, "--split")
+    if len(shares) != 3:
+        raise UsageError(f'--split needs three numbers such as 0.7,0.15,0.15, or "given", not "{split}"')
+    chosen = [int(number) for number in _numbers(bands, "--bands")] if bands else None
+    if chosen is not None and len(chosen) not in (1, 3):
+        raise UsageError(f'--bands needs one number or three, such as 5,3,2, not "{bands}"')
+    rules = rules_from(
+        size,
+        overlap,
+        chosen,
+        min_visible=min_visible,
+        clear_visible=clear_visible,
+        min_side=min_side,
+        keep_empty=keep_empty,
+    )
+    task = current_task(out)
+    only = [name.strip() for name in classes.split(",") if name.strip()] if classes else None
+    made = prepare(
+        dataset,
+        source,
+        Path(task.out),
+        rules,
+        SplitRules((shares[0], shares[1], shares[2]), seed, given),
+        only=only,
+    )
+    for line in made.lines:
+        typer.echo(line)
+    task.log(made.counts)
+
+
+def _numbers(text: str, option: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f'{option} needs numbers separated by commas, not "{text}"') from None
+
+
+@app.command("evaluate")
+def evaluate_command(
+    predictions: Annotated[Path, typer.Option(help="Predictions as a COCO JSON list.")],
+    chips: Annotated[Path | None, typer.Option(help="Folder of chips with the truth.")] = None,
+    truth: Annotated[Path | None, typer.Option(help="Or the truth as COCO JSON.")] = None,
+    out: Out = None,
+    split: Annotated[str, typer.Option(help="Which chips: train, val or test.")] = "test",
+    max_detections: Annotated[int, typer.Option(help="Detections counted in an image.")] = 100,
+) -> None:
+    """Score predictions: COCO AP and AR, by class and size, F1 at the best threshold, precision-recall curves."""
+    from shoal_earth.detection.evaluate import evaluate, load_predictions, truth_from_chips, write_scores
+    from shoal_earth.detection.jsonstream import stream
+    from shoal_earth.session import current_task
+
+    if (chips is None) == (truth is None):
+        raise UsageError("the truth is needed, once", hint="Give --chips DIR or --truth FILE.")
+    task = current_task(out)
+    if chips is not None:
+        known = truth_from_chips(chips, split)
+    else:
+        assert truth is not None
+        known = {key: value for key, _, value in stream(truth, ())}
+    scores = evaluate(known, load_predictions(predictions), max_detections=max_detections)
+    write_scores(scores, Path(task.out))
+    task.log({f"{split}/{name}": value for name, value in scores.metrics.items()})
+    for line in scores.lines():
+        typer.echo(line)
+
+
+@app.command("synthetic")
+def synthetic_command(
+    dataset: Annotated[str, typer.Option("--format", help="Format to write: dota, xview or rareplanes.")],
+    out: Out = None,
+    scenes: Annotated[int, typer.Option(help="How many.")] = 8,
+    side: Annotated[int, typer.Option(help="Pixels on the longer side of the largest one.")] = 768,
+    seed: Annotated[int, typer.Option(help="Same seed, same scenes.")] = 0,
+) -> None:
+    """Write a small generated dataset in a published format, for tests and tries. Nothing in it is real."""
+    from shoal_earth.detection.synthetic_formats import write_synthetic
+    from shoal_earth.session import current_task
+
+    task = current_task(out)
+    counts = write_synthetic(dataset, Path(task.out), scenes=scenes, side=side, seed=seed)
+    typer.echo(json.dumps(counts))
+    task.log({f"synthetic/{name}": float(count) for name, count in counts.items()})

@@ -1,0 +1,127 @@
+"""Which detections hit an object, by COCO's rules at one IoU, and what follows for every threshold of the score."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Curve", "Matched", "match", "sweep"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Detections that count (those of ignored objects do not): scores, classes, and whether each hit; objects by class."""
+
+    scores: Array
+    classes: Array
+    hits: Array
+    by_class: dict[int, int]
+
+    @property
+    def objects(self) -> int:
+        """Objects that count."""
+        return sum(self.by_class.values())
+
+    def of_class(self, number: int) -> Matched:
+        """Those of one class."""
+        own = self.classes == number
+        return Matched(self.scores[own], self.classes[own], self.hits[own], {number: self.by_class.get(number, 0)})
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Precision, recall and F1 of all detections that score at least ``threshold``, from the highest score down."""
+
+    precision: Array
+    recall: Array
+    f1: Array
+    threshold: Array
+    objects: int
+
+    def thinned(self, points: int) -> Curve:
+        """At most about so many points, evenly spread over the recall; the first and the last stay."""
+        if len(self.recall) <= points:
+            return self
+        wanted = np.searchsorted(self.recall, np.linspace(self.recall[0], self.recall[-1], points - 1))
+        kept = np.unique([*wanted, len(self.recall) - 1])
+        return Curve(self.precision[kept], self.recall[kept], self.f1[kept], self.threshold[kept], self.objects)
+
+
+def match(
+    truth: Sequence[Mapping[str, Any]], predictions: Sequence[Mapping[str, Any]], iou: float, max_detections: int
+) -> Matched:
+    """Match detections to objects, image by image and class by class.
+
+    From the highest score down, each detection takes the free object that it overlaps most, at least by ``iou``; only if there is
+    none may it fall to an ignored object (``iscrowd``), and then it does not count.
+
+    Args:
+        truth: annotations with ``image_id``, ``category_id``, ``bbox``, ``iscrowd``.
+        predictions: results with ``image_id``, ``category_id``, ``bbox``, ``score``.
+        iou: smallest overlap of a hit.
+        max_detections: highest-scoring detections of an image and class that are looked at.
+    """
+    from faster_coco_eval.core.mask import iou as overlaps  # type: ignore[import-untyped]
+
+    objects: dict[tuple[Any, int], list[Mapping[str, Any]]] = defaultdict(list)
+    by_class: dict[int, int] = defaultdict(int)
+    for item in truth:
+        objects[item["image_id"], item["category_id"]].append(item)
+        by_class[item["category_id"]] += not item["iscrowd"]
+    found: dict[tuple[Any, int], list[Mapping[str, Any]]] = defaultdict(list)
+    for item in predictions:
+        found[item["image_id"], item["category_id"]].append(item)
+    scores, classes, hits = list[float](), list[int](), list[bool]()
+    for key, own in found.items():
+        own = sorted(own, key=lambda item: -float(item["score"]))[:max_detections]
+        # Ignored ones come last: they are only for what is left.
+        there = sorted(objects.get(key, ()), key=lambda item: bool(item["iscrowd"]))
+        taken = [False] * len(there)
+        table = (
+            np.asarray(
+                overlaps(
+                    np.array([item["bbox"] for item in own], np.float64),
+                    np.array([item["bbox"] for item in there], np.float64),
+                    [int(item["iscrowd"]) for item in there],
+                )
+            )
+            if there
+            else np.empty((len(own), 0))
+        )
+        for item, row in zip(own, table, strict=True):
+            best, at = min(iou, 1 - 1e-10), -1
+            for number, (other, overlap) in enumerate(zip(there, row, strict=True)):
+                if taken[number] and not other["iscrowd"]:
+                    continue
+                if at >= 0 and not there[at]["iscrowd"] and other["iscrowd"]:
+                    break
+                if overlap >= best:
+                    best, at = float(overlap), number
+            if at >= 0:
+                taken[at] = True
+                if there[at]["iscrowd"]:
+                    continue
+            scores.append(float(item["score"]))
+            classes.append(key[1])
+            hits.append(at >= 0)
+    return Matched(np.array(scores), np.array(classes, np.int64), np.array(hits, np.bool_), dict(by_class))
+
+
+def sweep(scores: Array, hits: Array, objects: int) -> Curve:
+    """Precision, recall and F1 at every score that occurs."""
+    order = np.argsort(-scores, kind="stable")
+    score, hit = scores[order], hits[order]
+    # Detections of the same score stand or fall together.
+    last = np.flatnonzero(np.append(score[1:] != score[:-1], True)) if len(score) else np.empty(0, np.int64)
+    right = np.cumsum(hit)[last].astype(np.float64)
+    all_of_them = (last + 1).astype(np.float64)
+    precision = right / all_of_them
+    recall = right / max(objects, 1)
+    f1 = 2 * right / (all_of_them + max(objects, 1))
+    return Curve(precision, recall, f1, score[last], objects)
