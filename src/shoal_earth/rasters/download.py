@@ -172,7 +172,7 @@ def _fetch(file: Download, part: Path, note: Path, access: Access, stop: threadi
             return False
         return True if error.after is None else min(error.after, access.longest_wait)
 
-    received = 0
+    counter: list[int] = []
     with requests.Session() as session:
         while True:
             before = _size(part)
@@ -186,8 +186,8 @@ def _fetch(file: Download, part: Path, note: Path, access: Access, stop: threadi
                     wait_jitter=access.wait,
                 ):
                     with attempt:
-                        received += _attempt(session, file, part, note, access, stop)
-                return received
+                        _attempt(session, file, part, note, access, stop, counter)
+                return sum(counter)
             except _Again as error:
                 if _size(part) > before and not stop.is_set():
                     continue  # it does get further: as long as it takes
@@ -197,8 +197,17 @@ def _fetch(file: Download, part: Path, note: Path, access: Access, stop: threadi
                 ) from None
 
 
-def _attempt(session: Any, file: Download, part: Path, note: Path, access: Access, stop: threading.Event) -> int:
+def _attempt(
+    session: Any,
+    file: Download,
+    part: Path,
+    note: Path,
+    access: Access,
+    stop: threading.Event,
+    counter: list[int],
+) -> None:
     import requests
+    from urllib3.exceptions import HTTPError
 
     url = access.sign(file.url) if access.sign else file.url
     have, tag = _known(part, note, file)
@@ -211,10 +220,10 @@ def _attempt(session: Any, file: Download, part: Path, note: Path, access: Acces
         with session.get(url, headers=headers, stream=True, timeout=(access.connect, access.read)) as answer:
             start, total = _judge(answer, file, part, note, have)
             if start == total and total is not None:
-                return 0
+                return
             _remember(note, file, answer.headers)
-            return _receive(answer, file, part, start, total, access, stop)
-    except requests.RequestException as error:
+            _receive(answer, file, part, start, total, access, stop, counter)
+    except (requests.RequestException, HTTPError) as error:
         raise _Again(_network(error)) from None
 
 
@@ -257,19 +266,28 @@ def _judge(answer: Any, file: Download, part: Path, note: Path, have: int) -> tu
 
 
 def _receive(
-    answer: Any, file: Download, part: Path, start: int, total: int | None, access: Access, stop: threading.Event
-) -> int:
+    answer: Any,
+    file: Download,
+    part: Path,
+    start: int,
+    total: int | None,
+    access: Access,
+    stop: threading.Event,
+    counter: list[int],
+) -> None:
     if total is not None and shutil.disk_usage(part.parent).free < total - start:
         raise OSError(28, "the disk is full")
     received, since, lately = 0, time.monotonic(), 0
     with part.open("r+b" if start else "wb") as handle:
         handle.seek(start)
         handle.truncate()
-        for chunk in answer.iter_content(_CHUNK):
+        # What has come, however little: a server that dribbles must be noticed, and nothing be asked for twice.
+        while chunk := answer.raw.read1(_CHUNK):
             if stop.is_set():
                 raise FetchError(f"{file.url}: stopped")
             handle.write(chunk)
             received += len(chunk)
+            counter.append(len(chunk))
             lately += len(chunk)
             if total is not None and start + received > total:
                 handle.truncate(0)
@@ -283,7 +301,6 @@ def _receive(
                 since, lately = time.monotonic(), 0
     if total is not None and start + received < total:
         raise _Again(f"the connection ended after {start + received:,} of {total:,} bytes")
-    return received
 
 
 def _copy(file: Download, part: Path) -> int:
@@ -354,6 +371,9 @@ def _network(error: Exception) -> str:
     words = {
         "ConnectTimeout": "no connection within the time",
         "ReadTimeout": "the server fell silent",
+        "ReadTimeoutError": "the server fell silent",
+        "ProtocolError": "the connection broke",
+        "IncompleteRead": "the connection broke",
         "ConnectionError": "no connection, or it broke",
         "ChunkedEncodingError": "the connection broke",
         "SSLError": "the server's certificate is not accepted",

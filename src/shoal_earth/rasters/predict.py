@@ -257,7 +257,7 @@ class _Run:
 def _polygons(classes: Path, probability: Path, foreground: int, name: str, smallest: float) -> Any:
     """Connected pixels of a class (by their sides) as polygons, with hectares and mean probability."""
     import geopandas
-    from rasterio.features import geometry_window, shapes
+    from rasterio.features import rasterize, shapes
     from shapely.geometry import shape
 
     found = []
@@ -270,11 +270,11 @@ def _polygons(classes: Path, probability: Path, foreground: int, name: str, smal
     frame = frame.reset_index(drop=True)
     means = []
     with rasterio.open(probability) as made:
+        grid = Grid.of(made, probability)
         for outline in frame.geometry:
-            window = geometry_window(made, [outline])
-            inside = rasterio.features.geometry_mask(
-                [outline], (int(window.height), int(window.width)), made.window_transform(window), invert=True
-            )
+            window = grid.window_of(outline.bounds) or grid.whole
+            here = grid.part(window)
+            inside = rasterize([outline], (here.height, here.width), transform=here.transform) == 1
             means.append(float(made.read(1, window=window)[inside].mean()) / 250)
     frame["probability"] = np.round(means, 4) if means else np.zeros(0)
     return frame
