@@ -19,6 +19,7 @@ def facts(load_before: float, load_after: float, seconds: float) -> dict[str, st
     """What a reader has to know to judge the numbers."""
     from shoal.executors.local.machine import count_cpus, find_memory
 
+    shared = " (the machine was shared: other work ran beside)" if load_before > count_cpus() / 4 else ""
     words = ["python", f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]]
     return {
         "command": " ".join(words),
@@ -28,7 +29,7 @@ def facts(load_before: float, load_after: float, seconds: float) -> dict[str, st
         "system": f"{platform.system()} {platform.release()} {platform.machine()}{_distribution()}",
         "Python": f"{platform.python_version()} ({platform.python_implementation()})",
         "packages": ", ".join(f"{name} {version(name)}" for name in ("shoal", "pydantic", "typer", "rich", "pyyaml")),
-        "load average": f"{load_before:.1f} before, {load_after:.1f} after",
+        "load average": f"{load_before:.1f} before{shared}, {load_after:.1f} after",
     }
 
 

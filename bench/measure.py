@@ -16,6 +16,7 @@ from pathlib import Path
 BENCH = Path(__file__).resolve().parent
 ROOT = BENCH.parent
 PYTHON = sys.executable
+SHOAL = Path(PYTHON).parent / "shoal"
 # macOS counts ru_maxrss in bytes, Linux in KiB.
 # Set by some shells and editors; they make every start compile all modules anew, or change what is measured.
 PYTHON_SWITCHES = frozenset({"PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "PYTHONPROFILEIMPORTTIME"})

@@ -6,9 +6,8 @@ from functools import partial
 from pathlib import Path
 
 import studies
-from measure import PYTHON, Aim, Part, Row, command, interleave, ratios
+from measure import PYTHON, SHOAL, Aim, Part, Row, command, interleave, ratios
 
-SHOAL = Path(PYTHON).parent / "shoal"
 AIMS = {"shoal --help": 0.2, "shoal plan": 0.5}
 FLOORS = {
     "floor: python -c pass": [PYTHON, "-c", "pass"],
