@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +99,44 @@ def test_a_composite_made_again_is_the_same_file(world: World, tmp_path: Path) -
         with read_scene(world.scenes[0]) as scene:
             write_composite(scene, "ngb", tmp_path / name)
     assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
+
+
+_MEMORY = """
+import resource, sys, rasterio
+from pathlib import Path
+from shoal_earth.rasters.composites import write_composite
+from shoal_earth.rasters.filters import measure
+from shoal_earth.rasters.normalise import fit_scale
+from shoal_earth.rasters.scenes import read_scene
+
+folder, peaks = Path(sys.argv[1]), []
+with rasterio.Env(GDAL_CACHEMAX=16):
+    for side in (512, 4096):
+        path = folder / f"{side}.tif"
+        profile = dict(driver="GTiff", count=2, height=side, width=side, dtype="uint16", crs="EPSG:32721")
+        profile |= dict(transform=rasterio.Affine(10, 0, 0, 0, -10, 0), tiled=True, compress="zstd", sparse_ok=True)
+        with rasterio.open(path, "w", **profile) as file:
+            file.set_band_description(1, "red")
+            file.set_band_description(2, "nir")
+        with read_scene(path) as scene:
+            write_composite(scene, "ndvi", folder / "out.tif")
+            measure(scene)
+        try:
+            fit_scale([path], "red+nir")
+        except ValueError:
+            pass
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(*peaks)
+"""
+
+
+def test_memory_does_not_grow_with_the_scene(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _MEMORY, str(tmp_path)], capture_output=True, text=True, check=True, timeout=200
+    )
+    small, large = map(float, done.stdout.split())
+    # Sixty-four times the pixels: 64 MB a float band if it were held at once; windows of 2048 x 2048 are read.
+    assert large - small < 150, f"{small:.0f} MB, then {large:.0f} MB"
 
 
 def test_unknown_composites_are_refused(world: World) -> None:

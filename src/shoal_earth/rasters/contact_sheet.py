@@ -163,7 +163,7 @@ def _picture(scene: Scene, kind: str, side: int) -> str:
     alpha = np.where(pixels.valid, 255, 0)[None]
     picture = np.concatenate([scaled, alpha]).astype(np.uint8).transpose(1, 2, 0)
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, "PNG", optimize=True)
+    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

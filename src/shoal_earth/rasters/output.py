@@ -6,7 +6,7 @@ import errno
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,8 @@ def publish(path: Path) -> Iterator[Path]:
 
 def _remove(temporary: Path) -> None:
     for suffix in ("", ".aux.xml", ".ovr", ".msk", ".ovr.tmp", ".msk.ovr.tmp", "-journal", "-wal", "-shm"):
-        temporary.with_name(temporary.name + suffix).unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.with_name(temporary.name + suffix).unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
