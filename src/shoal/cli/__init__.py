@@ -9,7 +9,22 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli import approve, gc, logs, plan, report, results, retry, run, schema, status, stop, usage
+from shoal.cli import (
+    approve,
+    clusters,
+    gc,
+    import_,
+    logs,
+    plan,
+    report,
+    results,
+    retry,
+    run,
+    schema,
+    status,
+    stop,
+    usage,
+)
 from shoal.errors import ShoalError, StudyError
 
 __all__ = ["app", "main"]
@@ -23,7 +38,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for verb in (plan, run, status, logs, stop, retry, approve, results, usage, report, gc, schema):
+for verb in (plan, run, status, logs, stop, retry, approve, results, usage, report, gc, clusters, import_, schema):
     verb.register(app)
 
 
