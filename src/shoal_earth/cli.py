@@ -12,6 +12,7 @@ import typer
 
 from shoal.errors import ShoalError
 from shoal_earth.detection import cli as detection
+from shoal_earth.predict import predict_command
 from shoal_earth.rasters import cli as scenes
 from shoal_earth.segmentation import cli as segmentation
 
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 for _name, _group in GROUPS.items():
     app.add_typer(_group, name=_name)
+app.command("predict")(predict_command)
 
 
 @app.callback()

@@ -1,0 +1,44 @@
+"""``shoal-earth predict``: a trained model and a scene become a map. Heavy libraries are imported by the command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["predict_command"]
+
+
+def predict_command(
+    model: Annotated[Path, typer.Option(help="A checkpoint, or the folder of a finished trial.")],
+    scene: Annotated[Path, typer.Option(help="The scene: a raster, or with --composite any satellite product.")],
+    out: Annotated[Path, typer.Option(help="Folder for classes.tif, probability.tif and the polygons.")],
+    composite: Annotated[
+        str | None, typer.Option(help="Composite that the model's chips were cut from: ngb, rgb, ndvi, ...")
+    ] = None,
+    overlap: Annotated[float, typer.Option(help="Share of a window that neighbours share.")] = 0.25,
+    batch_size: Annotated[int, typer.Option(help="Windows at once.")] = 8,
+    threshold: Annotated[
+        float | None, typer.Option(help="Smallest probability; by default the likeliest class wins.")
+    ] = None,
+    min_hectares: Annotated[float, typer.Option(help="Leave out smaller polygons.")] = 0.0,
+    skip_hidden: Annotated[bool, typer.Option(help="Judge nothing under cloud or shadow.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Map a whole scene with a trained model: GeoTIFFs of classes and probability, and polygons with hectares."""
+    from shoal_earth.segmentation.mapping import map_scene
+
+    made = map_scene(
+        model,
+        scene,
+        out,
+        kind=composite,
+        overlap=overlap,
+        batch_size=batch_size,
+        threshold=threshold,
+        min_hectares=min_hectares,
+        skip_hidden=skip_hidden,
+        device=device,
+    )
+    typer.echo(f"{made.count} polygons, {made.hectares:,.2f} hectares: {made.polygons}")

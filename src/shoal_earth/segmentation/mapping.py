@@ -1,0 +1,156 @@
+"""A trained segmentation model and a scene become a map: classes, probabilities, polygons with hectares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rasterio.errors import RasterioError
+from rasterio.windows import Window
+
+from shoal.errors import UsageError
+from shoal_earth.rasters.composites import composite, recipe
+from shoal_earth.rasters.grids import Grid, Pixels, reason
+from shoal_earth.rasters.masks import HIDDEN, mask
+from shoal_earth.rasters.predict import Prediction, predict_scene
+from shoal_earth.rasters.scene import open_scene
+from shoal_earth.rasters.scenes import Scene, read_scene
+from shoal_earth.rasters.statistics import normalise
+from shoal_earth.segmentation.models import load_model
+from shoal_earth.training.distributed import ranks
+
+__all__ = ["find_checkpoint", "map_scene"]
+
+
+@dataclass
+class _Raster:
+    """All bands of a raster file, as the chips were cut from one."""
+
+    scene: Any
+    scale: list[dict[str, float]]
+
+    def __post_init__(self) -> None:
+        self.grid = Grid(self.scene.crs, self.scene.transform, self.scene.height, self.scene.width)
+
+    def read(self, window: Window) -> Pixels:
+        try:
+            values = self.scene.source.read(window=window)
+            valid = self.scene.source.dataset_mask(window=window) > 0
+        except RasterioError as error:
+            raise UsageError(
+                f"{self.scene.path}: cannot be read at row {window.row_off}, column {window.col_off}: {reason(error)}",
+                hint="The file is probably truncated: fetch it again.",
+            ) from None
+        return Pixels(normalise(values, self.scale), valid)
+
+
+@dataclass
+class _Composite:
+    """A composite of a satellite scene, made window by window, without a file in between."""
+
+    scene: Scene
+    kind: str
+    grid: Grid
+    scale: list[dict[str, float]]
+
+    def read(self, window: Window) -> Pixels:
+        pixels = composite(self.scene, self.kind, window, self.grid)
+        # No data is NaN in a composite's file, which normalising turns to the middle of the scale.
+        return Pixels(normalise(np.where(pixels.valid, pixels.values, np.nan), self.scale), pixels.valid)
+
+
+def find_checkpoint(trial: Path) -> Path:
+    """The checkpoint that ``trial`` means: a file, or ``best.pt`` in the folder of a trial or of its output.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if trial.is_file():
+        return trial
+    for candidate in (trial / "best.pt", trial / "out" / "best.pt"):
+        if candidate.is_file():
+            return candidate
+    raise UsageError(
+        f"{trial}: is neither a checkpoint nor the folder of a trial with best.pt",
+        hint="Name a file such as out/best.pt, or the folder of a finished training task.",
+    )
+
+
+def map_scene(
+    trial: Path,
+    path: Path,
+    out: Path,
+    *,
+    kind: str | None = None,
+    overlap: float = 0.25,
+    batch_size: int = 8,
+    threshold: float | None = None,
+    min_hectares: float = 0.0,
+    skip_hidden: bool = False,
+    device: str = "auto",
+) -> Prediction:
+    """Predict a whole scene with a trained model.
+
+    Args:
+        trial: see :func:`find_checkpoint`.
+        path: a raster with the bands of the training chips, or with ``kind`` any satellite scene.
+        out: folder for the maps.
+        kind: composite that the chips were cut from, e.g. ``ngb``.
+        overlap: share of a window that neighbours share.
+        batch_size: windows at once.
+        threshold: see :func:`predict_scene`.
+        min_hectares: see :func:`predict_scene`.
+        skip_hidden: judge no pixel under cloud or shadow (needs a scene with a classification, and ``kind``).
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        UsageError: the model or the scene cannot be used, or they do not fit each other.
+        WriteError: the disk is full.
+    """
+    if not 0 <= overlap < 1:
+        raise UsageError(f"the overlap is a share of a window, from 0 to less than 1, not {overlap:g}")
+    model, meta = load_model(find_checkpoint(trial))
+    bands, size, name = int(meta["bands"]), int(meta["size"]), str(meta["classes"][1])
+    settings: dict[str, Any] = {
+        "size": size,
+        "overlap": round(size * overlap),
+        "batch": batch_size,
+        "name": name,
+        "threshold": threshold,
+        "min_hectares": min_hectares,
+    }
+    with ranks(device) as here:
+        model = model.to(here.device).to(memory_format=torch.channels_last)
+
+        def answer(batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+            with torch.inference_mode():
+                inputs = torch.from_numpy(batch).to(here.device, memory_format=torch.channels_last)
+                result: np.ndarray[Any, Any] = model(inputs).float().softmax(1).cpu().numpy()
+                return result
+
+        if kind is None:
+            if skip_hidden:
+                raise UsageError("clouds are told by a scene's classification: name a scene and its composite")
+            with open_scene(path, meta["resolution"]) as raster:
+                _fits(path, raster.bands, bands)
+                return predict_scene(_Raster(raster, meta["scale"]), answer, out, **settings)
+        with read_scene(path) as scene:
+            grid = scene.grid(recipe(kind).bands, meta["resolution"])
+            _fits(path, len(recipe(kind).names), bands)
+
+            def visible(window: Window) -> np.ndarray[Any, Any]:
+                return ~mask(scene.classes(window, grid), HIDDEN)
+
+            source = _Composite(scene, kind, grid, meta["scale"])
+            return predict_scene(source, answer, out, valid=visible if skip_hidden else None, **settings)
+
+
+def _fits(path: Path, here: int, trained: int) -> None:
+    if here != trained:
+        raise UsageError(
+            f"{path}: has {here} band(s), but the model was trained on {trained}",
+            hint="Give the raster, or the composite, of the kind that its chips were cut from.",
+        )
