@@ -343,3 +343,19 @@ def test_output_into_a_closed_pipe_is_no_error(folder: Path) -> None:
     command = f"{sys.executable} -m shoal plan s.yaml --json | head -1"
     done = subprocess.run(["sh", "-c", command], cwd=folder, capture_output=True, text=True, check=True)
     assert done.stderr == ""
+
+
+def test_code_that_a_study_names_is_run_as_it_was_when_the_run_began(shoal: Run, folder: Path) -> None:
+    (folder / "lib").mkdir()
+    (folder / "lib" / "say.sh").write_text("echo first")
+    (folder / "s.yaml").write_text(
+        "study: c\nsteps: {a: {run: sleep 4}, b: {needs: a, code: lib, run: sh lib/say.sh}}\n"
+    )
+    runner = subprocess.Popen([sys.executable, "-m", "shoal", "run", "s.yaml"], cwd=folder, stderr=subprocess.DEVNULL)
+    wait_for(lambda: len(running(shoal)) == 1)
+    (folder / "lib" / "say.sh").write_text("echo second")
+    assert runner.wait(timeout=60) == 0
+    assert shoal("logs", "s.yaml", "b").stdout == "first\n"
+    assert states(shoal) == {"a": ["done"], "b": ["stale code"]}
+    shoal("run", "s.yaml")
+    assert shoal("logs", "s.yaml", "b").stdout == "second\n"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from shoal.errors import StoreError
 from shoal.store.layout import StudyStore
 from shoal.store.sources import code_files, copy_code, data_places, read_sources
 from shoal.study import load_study
@@ -85,10 +86,14 @@ def test_a_copy_of_code_is_whole_or_absent(folder: Path, tmp_path: Path) -> None
     study = load_study(folder / "s.yaml")
     store = StudyStore(tmp_path / "store")
     files = code_files(study, study.steps["named"])
-    copied = copy_code(store, files, "0123456789abcdef")
+    digest = read_sources(study).code["named"]
+    assert digest is not None
+    copied = copy_code(store, files, digest)
     assert sorted(path.relative_to(copied).as_posix() for path in copied.rglob("*") if path.is_file()) == list(files)
-    assert copy_code(store, files, "0123456789abcdef") == copied
+    assert copy_code(store, files, digest) == copied
+    with pytest.raises(StoreError, match="changed while it was copied"):
+        copy_code(store, files, "fedcba9876543210" * 4)
     files["gone.py"] = folder / "gone.py"
     with pytest.raises(FileNotFoundError):
-        copy_code(store, files, "fedcba9876543210")
+        copy_code(store, files, "0123456789abcdef" * 4)
     assert [path.name for path in store.code.iterdir()] == [copied.name]

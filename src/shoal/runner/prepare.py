@@ -56,6 +56,8 @@ class Preparer:
                         f"step {name!r} needs data that is not there: {place}",
                         hint="Put it there, or name another place in the study, in a profile or with --set.",
                     )
+            # Now and not when its first task starts: what is edited meanwhile belongs to the next run.
+            self._cwd(name)
             # One task stands for all: they differ in parameters, which planning has rendered already.
             task = next(iter(self._plan.of_step(name)), None)
             if task is not None and task.command is not None:
@@ -95,7 +97,7 @@ class Preparer:
             "argv": self._argv(task, places),
             "env": self._env(task, places),
             "secrets": list(step.secrets),
-            "cwd": str(self._cwd(task)),
+            "cwd": str(self._cwd(task.step)),
             "task_dir": str(folder.root),
             "attempt_dir": str(attempt),
             "out": places["out"],
@@ -127,14 +129,15 @@ class Preparer:
     def _out(self, step: str, task: str) -> str:
         return str(self._store.task(step, task).out)
 
-    def _cwd(self, task: Task) -> Path:
-        step = self._plan.step(task)
-        study = self._plan.study
-        if task.step not in self._code:
-            digest = self._sources.code.get(task.step) if step.code else None
+    def _cwd(self, name: str) -> Path:
+        """Where a step's tasks start: in the copy of its code, made once, or beside the study file."""
+        if name not in self._code:
+            study = self._plan.study
+            step = study.steps[name]
+            digest = self._sources.code.get(name) if step.code else None
             copied = copy_code(self._store, code_files(study, step), digest) if digest else study.folder
-            self._code[task.step] = copied.absolute()
-        return self._code[task.step]
+            self._code[name] = copied.absolute()
+        return self._code[name]
 
     def _places(self, task: Task, inputs: Mapping[str, list[str]]) -> dict[str, Value]:
         folder = self._store.task(task.step, task.id)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shoal.agent.agent import digest_tree, write_json_atomic
+from shoal.errors import StoreError
 from shoal.store.index import read_json
 from shoal.store.layout import StudyStore
 from shoal.store.state import Sources
@@ -97,6 +98,9 @@ def copy_code(store: StudyStore, files: dict[str, Path], digest: str) -> Path:
 
     Returns:
         The folder.
+
+    Raises:
+        StoreError: the code was changed while it was copied.
     """
     folder = store.code / digest[:16]
     if folder.is_dir():
@@ -107,6 +111,8 @@ def copy_code(store: StudyStore, files: dict[str, Path], digest: str) -> Path:
             target = making / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target)
+        if _code_digest({name: making / name for name in files}) != digest:
+            raise StoreError("the study's code was changed while it was copied", hint="Run again.")
         with contextlib.suppress(FileExistsError, OSError):
             making.rename(folder)
     finally:
