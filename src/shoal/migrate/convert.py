@@ -82,7 +82,8 @@ def migrate(path: Path, *, name: str, base: Path | None = None) -> Migration:
     cluster = _cluster(namespace, jobs, notes)
     parse_cluster(cluster, f"{namespace}.yaml")
     notes += [Note(text) for text in GENERAL]
-    head = f"# Made by shoal import from {path.name}: {len(jobs)} jobs in {len(study['steps'])} steps.\n"
+    steps = len(study["steps"])
+    head = f"# Made by shoal import from {path.name}: {len(jobs)} jobs in {steps} step{'s' if steps > 1 else ''}.\n"
     return Migration(head + text, namespace, cluster, len(jobs), len(study["steps"]), tuple(dict.fromkeys(notes)))
 
 

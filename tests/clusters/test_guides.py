@@ -1,0 +1,54 @@
+"""What the guides on clusters and migration show is so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from shoal.clusters import check, parse_cluster
+from shoal.migrate import migrate
+from shoal.plan import build
+from shoal.study import parse_study
+
+GUIDES = Path(__file__).parents[2] / "docs" / "guides"
+_BLOCK = re.compile(r"^( *)```yaml\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: str) -> list[str]:
+    """The YAML blocks of a page, without their indentation."""
+    found = _BLOCK.findall((GUIDES / page).read_text())
+    return [re.sub(rf"^{indent}", "", body, flags=re.M) for indent, body in found]
+
+
+def test_cluster_files_shown_are_cluster_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    claim, mine, own = blocks("cluster.md")
+    kubernetes_validate.validate(yaml.safe_load(claim), "1.34", strict=True)
+    for text in (mine, own):
+        cluster = parse_cluster(text)
+        assert cluster.store is not None
+        study = parse_study(blocks("migrating.md")[-1])
+        assert [one.text for one in check(build(study), cluster) if one.level == "error"] in (
+            [],
+            ["step train: no GPU is called rtx3090 on <string>", "step train: no GPU is called a10 on <string>"],
+        )
+
+
+def test_the_import_shown_is_what_comes_out(tmp_path: Path) -> None:
+    config, shown = blocks("migrating.md")[:2]
+    path = tmp_path / "jobs.yaml"
+    path.write_text(config)
+    made = migrate(path, name="detection")
+    assert made.study.partition("\n")[2] == shown
+
+
+@pytest.mark.parametrize("text", [one for one in blocks("migrating.md") if one.startswith("study:")])
+def test_studies_shown_plan_and_run_on_nautilus(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    plan = build(parse_study(text))
+    found = check(plan, parse_cluster("extends: nautilus\nstore: {claim: results}\n", "mine.yaml"))
+    assert not [one for one in found if one.level in ("warn", "error")]
