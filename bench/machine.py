@@ -20,7 +20,7 @@ def facts(load_before: float, load_after: float, seconds: float) -> dict[str, st
     from shoal.executors.local.machine import count_cpus, find_memory
 
     shared = " (the machine was shared: other work ran beside)" if load_before > count_cpus() / 4 else ""
-    words = ["python", f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]]
+    words = ["python", f"bench/{Path(sys.argv[0]).name}", *_without_files(sys.argv[1:])]
     return {
         "command": " ".join(words),
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, took {seconds / 60:.1f} min",
@@ -31,6 +31,13 @@ def facts(load_before: float, load_after: float, seconds: float) -> dict[str, st
         "packages": ", ".join(f"{name} {version(name)}" for name in ("shoal", "pydantic", "typer", "rich", "pyyaml")),
         "load average": f"{load_before:.1f} before{shared}, {load_after:.1f} after",
     }
+
+
+def _without_files(arguments: list[str]) -> list[str]:
+    # Where figures were written says nothing about them, and names folders of this machine.
+    kept = [argument for argument in arguments if not argument.startswith(("--write=", "--json="))]
+    files = {i for i, argument in enumerate(kept) if argument in ("--write", "--json")}
+    return [argument for i, argument in enumerate(kept) if i not in files and i - 1 not in files]
 
 
 def _cpu() -> str:

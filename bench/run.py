@@ -39,9 +39,11 @@ def main() -> int:
             print(f"({letter}) ...", file=sys.stderr, flush=True)
             try:
                 found[letter] = measure()
-            except BenchError as error:
+            except Exception as error:
+                # One part that fails is told, and does not cost the minutes of the others.
+                why = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
                 failed.append(letter)
-                found[letter] = Part("Not measured", notes=[f"Not measured: {error}"])
+                found[letter] = Part("Not measured", notes=[f"Not measured: {why}"])
     facts = machine.facts(before, machine.load(), time.perf_counter() - begin)
     print(table.text(found, facts))
     if options.write:
