@@ -34,9 +34,9 @@ def measure(folder: Path, quick: bool) -> Part:
         reached = f"{ratio}, of CPU time {found['cpu_time_ratio']:.3f}"
         part.aims = [Aim("d", text, reached, found["ratio"] >= found["aim"])]
         part.notes = [
-            f"One process, one thread; the loops take turns of {found['steps_a_turn']} steps, {found['turns']} times, and the ratio "
-            "is the median over the turns (above 1, Shoal's is the faster one). Same chips, same model, same optimizer. For other "
-            "models, a GPU, bf16: `python bench/training.py --help`.",
+            f"One process, one thread; the loops take turns of {found['steps_a_turn']} steps, {found['turns']} times; the ratio "
+            "is the median over the turns (above 1, Shoal's is the faster one). Same chips, same model, same optimizer. For "
+            "other models, a GPU, bf16: `python bench/training.py --help`.",
         ]
     except KeyError as error:
         raise BenchError(f"bench/training.py wrote no {error}") from error
