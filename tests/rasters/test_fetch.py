@@ -279,6 +279,19 @@ def test_a_scene_counts_as_whole_only_with_its_item(tmp_path: Path, items: tuple
     assert (tmp_path / found[1]["id"] / ITEM).is_file()
 
 
+def test_more_bands_of_a_scene_join_those_that_are_there(tmp_path: Path, items: tuple[Server, list[dict]]) -> None:
+    _, found = items
+    fetch_items(found[:1], tmp_path, bands=["red", "scl"], access=QUICK)
+    counts = fetch_items(found[:1], tmp_path, bands=["red", "swir22"], access=QUICK)
+    assert (counts["fetched"], counts["there"]) == (1, 1)
+    with read_scene(tmp_path / found[0]["id"]) as scene:
+        assert sorted(scene.bands) == ["B04", "B12"]
+        assert scene.classification is not None
+    before = (tmp_path / found[0]["id"] / ITEM).stat().st_mtime_ns
+    fetch_items(found[:1], tmp_path, bands=["red"], access=QUICK)
+    assert (tmp_path / found[0]["id"] / ITEM).stat().st_mtime_ns == before
+
+
 def test_a_catalogue_that_lies_about_sizes(tmp_path: Path, items: tuple[Server, list[dict]]) -> None:
     _, found = items
     item = json.loads(json.dumps(found[0]))
@@ -328,6 +341,9 @@ def test_only_the_blocks_that_places_touch_are_fetched(tmp_path: Path, serve: Se
         assert (pixels.values[0][pixels.valid] == values[0][pixels.valid]).all()
     assert (tmp_path / "out" / "S2_x" / "B04.tif").stat().st_size < 700_000
     assert fetch_windows([item], place, tmp_path / "out", bands=["red"], access=QUICK)["there"] == 1
+    two = {**item, "assets": {"B04": asset, "B08": asset}}
+    assert fetch_windows([two], place, tmp_path / "out", bands=["red", "nir"], access=QUICK)["pixels"] == 512 * 512
+    assert sorted(read_scene(tmp_path / "out" / "S2_x").bands) == ["B04", "B08"]
     far = geopandas.GeoSeries([box(0, 50, 1, 51)], crs=4326)
     with pytest.raises(UsageError, match="none of the places touches any of the 1 scenes"):
         fetch_windows([item], far, tmp_path / "far", bands=["red"], access=QUICK)

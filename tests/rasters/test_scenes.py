@@ -291,6 +291,13 @@ def test_an_item_without_raster_facts_is_judged_by_its_baseline(fixtures: Path) 
         assert item_scene(item, "x").band("B04").offset == offset
 
 
+def test_a_level_one_item_is_refused(fixtures: Path) -> None:
+    item = json.loads(next((fixtures / "stac" / "odc-stac").glob("LC08_L2SP*")).read_text())
+    item["id"] = item["id"].replace("L2SP", "L1TP")
+    with pytest.raises(UsageError, match="is a Level-1 scene"):
+        item_scene(item, "x")
+
+
 def test_plain_rasters_with_names_given_or_not(fixtures: Path) -> None:
     path = fixtures / "rasters" / "scikit-eo" / "LC08_232066_20190727.tif"
     names = ["blue", "green", "red", "nir08", "swir16", "swir22"]

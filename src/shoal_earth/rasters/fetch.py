@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -194,17 +195,18 @@ def fetch_windows(
     for item in items:
         folder = _folder(out, item)
         assets = _plan(item, choose_assets(item, bands, resolution))
-        if (folder / ITEM).is_file():
+        missing = [asset for asset in assets if asset.key not in _fetched(folder)]
+        if not missing:
             counts["there"] += 1
             continue
-        parts = [_blocks(asset, folder, places, margin, access) for asset in assets]
+        parts = [_blocks(asset, folder, places, margin, access) for asset in missing]
         if not any(read for read, _ in parts):
             counts["outside"] += 1
             continue
         counts["scenes"] += 1
         counts["pixels"] += sum(read for read, _ in parts)
         counts["all"] += sum(whole for _, whole in parts)
-        _finish(item, folder, {asset.key: PurePosixPath(asset.name).stem + ".tif" for asset in assets})
+        _finish(item, folder, {asset.key: PurePosixPath(asset.name).stem + ".tif" for asset in missing})
     if items and counts["outside"] == len(items):
         raise UsageError(
             f"none of the places touches any of the {len(items)} scenes",
@@ -278,19 +280,24 @@ def _folder(out: Path, item: Mapping[str, Any]) -> Path:
 
 
 def _plan(item: Mapping[str, Any], keys: Sequence[str]) -> list[_Asset]:
+    # Over all assets, so that a file's name does not depend on which others are fetched with it.
+    names = Counter(_base(asset) for asset in item["assets"].values())
     planned: list[_Asset] = []
     for key in keys:
         asset = item["assets"][key]
-        href = _link(asset)
-        local = str(asset.get("file:local_path") or "")
-        base = PurePosixPath(unquote(urlsplit(local or href).path)).name
-        name = re.sub(r"[^A-Za-z0-9._-]", "_", base).lstrip(".") or "file"
-        if name in (ITEM, *(other.name for other in planned)):
+        name = _base(asset)
+        if name == ITEM or names[name] > 1:
             name = f"{re.sub(r'[^A-Za-z0-9_-]', '_', key)}-{name}"
         size, checksum = asset.get("file:size"), asset.get("file:checksum") or asset.get("checksum:multihash")
         size = size if isinstance(size, int) and size > 0 else None
-        planned.append(_Asset(key, href, name, size, str(checksum) if checksum else None))
+        planned.append(_Asset(key, _link(asset), name, size, str(checksum) if checksum else None))
     return planned
+
+
+def _base(asset: Mapping[str, Any]) -> str:
+    """A plain file name for an asset: nothing in it leaves the folder or hides the file."""
+    path = str(asset.get("file:local_path") or "") or urlsplit(_link(asset)).path
+    return re.sub(r"[^A-Za-z0-9._-]", "_", PurePosixPath(unquote(path)).name).lstrip(".") or "file"
 
 
 def _link(asset: Mapping[str, Any]) -> str:
@@ -302,10 +309,22 @@ def _link(asset: Mapping[str, Any]) -> str:
 
 
 def _finish(item: Mapping[str, Any], folder: Path, names: Mapping[str, str]) -> None:
-    """Write the item beside its files, with links to them; scenes are read from it."""
-    kept = {key: {**item["assets"][key], "href": f"./{name}"} for key, name in names.items()}
-    for asset in kept.values():
-        for key in ("alternate", "file:size", "file:checksum", "file:local_path"):
-            asset.pop(key, None)
+    """Write the item beside its files, with links to them; scenes are read from it. What came before stays in it."""
+    kept = dict(_fetched(folder))
+    for key, name in names.items():
+        kept[key] = {**item["assets"][key], "href": f"./{name}"}
+        for promise in ("alternate", "file:size", "file:checksum", "file:local_path"):
+            kept[key].pop(promise, None)
     links = [link for link in item.get("links") or [] if link.get("rel") == "self"]
-    write_text(folder / ITEM, json.dumps({**item, "assets": kept, "links": links}, indent=1) + "\n")
+    content = json.dumps({**item, "assets": dict(sorted(kept.items())), "links": links}, indent=1) + "\n"
+    if not (folder / ITEM).is_file() or (folder / ITEM).read_text(encoding="utf-8") != content:
+        write_text(folder / ITEM, content)
+
+
+def _fetched(folder: Path) -> dict[str, Any]:
+    """The assets that an earlier run fetched into a folder."""
+    try:
+        assets: dict[str, Any] = json.loads((folder / ITEM).read_text(encoding="utf-8"))["assets"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {key: asset for key, asset in assets.items() if (folder / str(asset.get("href") or "?")).is_file()}

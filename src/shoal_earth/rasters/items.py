@@ -51,6 +51,11 @@ def item_scene(item: Mapping[str, Any], where: str) -> Scene:
     """
     name = str(item.get("id") or "item")
     properties = item.get("properties") or {}
+    if re.match(r"L[COTEM]0\d_L1", name):
+        raise UsageError(
+            f"{where}: {name} is a Level-1 scene, whose numbers are not surface reflectance",
+            hint="Search for the Level-2 product (L2SP or L2SR).",
+        )
     quality: Band | None = None
     best: dict[str, Band] = {}
     for key, asset in (item.get("assets") or {}).items():

@@ -129,6 +129,7 @@ def _is_api(root: Mapping[str, Any]) -> bool:
 def _api(where: str, query: Query, timeout: float, retries: int) -> Iterator[dict[str, Any]]:
     """Items from a STAC API, page by page."""
     import requests
+    from pystac import STACError
     from pystac_client import Client
     from pystac_client.exceptions import APIError
     from pystac_client.stac_api_io import StacApiIO
@@ -147,7 +148,7 @@ def _api(where: str, query: Query, timeout: float, retries: int) -> Iterator[dic
         )
         for item in found.items_as_dicts():
             yield _absolute(item, where)
-    except (APIError, requests.RequestException, ValueError, KeyError, NotImplementedError) as error:
+    except (APIError, STACError, requests.RequestException, ValueError, KeyError, NotImplementedError) as error:
         raise CatalogueError(
             f"{where}: the search failed: {_short(error)}", hint="Try again later, or ask for less at a time."
         ) from None
