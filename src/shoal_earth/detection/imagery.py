@@ -24,7 +24,7 @@ from rasterio.windows import Window
 from shoal.errors import UsageError
 from shoal_earth.rasters.grids import reason
 
-__all__ = ["EXTENSIONS", "ImageError", "Probe", "Source", "probe", "quiet", "to_rgb"]
+__all__ = ["EXTENSIONS", "ImageError", "Probe", "Source", "on_map", "probe", "quiet", "to_rgb"]
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".jp2", ".bmp")
 # By what a file begins with, since names lie. All hold their pixels themselves; a VRT, say, could name files elsewhere.
@@ -206,6 +206,12 @@ class Source:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def on_map(transform: Sequence[float], columns: Array, rows: Array) -> tuple[Array, Array]:
+    """Where pixels lie by the six coefficients of an affine transform: x, y."""
+    a, b, c, d, e, f = transform[:6]
+    return a * columns + b * rows + c, d * columns + e * rows + f
 
 
 def to_rgb(values: Array, low: float | None = None, high: float | None = None) -> Array:

@@ -14,26 +14,30 @@ __all__ = ["stream"]
 _CHUNK = 2**20
 # An error this far before the end of what was read is one of the file, not of having read too little of it.
 _SURE = 2**22
+_AFTER = tuple(",]}: \t\r\n")
+# Longer than what of a number may be left over: a point, or an exponent's beginning.
+_LONGEST = 8
 
 
-def stream(path: Path, lists: Collection[str]) -> Iterator[tuple[str, int, Any]]:
+def stream(path: Path, lists: Collection[str], met: set[str] | None = None) -> Iterator[tuple[str, int, Any]]:
     """The members of a file's top-level object: key, line and value.
 
-    A member named in ``lists`` that is a list is given item by item, under its key. NaN and Infinity are read as such.
+    A member named in ``lists`` that is a list is given item by item, under its key; ``met`` takes in which there were, for empty
+    ones give nothing. NaN and Infinity are read as such.
 
     Raises:
         UsageError: the file cannot be read or is no JSON object; the message names the line.
     """
     try:
         with path.open(encoding="utf-8-sig", errors="replace") as file:
-            yield from _Scanner(path, file, lists).members()
+            yield from _Scanner(path, file, lists, met if met is not None else set()).members()
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 class _Scanner:
-    def __init__(self, path: Path, file: IO[str], lists: Collection[str]) -> None:
-        self.path, self.file, self.lists = path, file, lists
+    def __init__(self, path: Path, file: IO[str], lists: Collection[str], met: set[str]) -> None:
+        self.path, self.file, self.lists, self.met = path, file, lists, met
         self.decode = json.JSONDecoder().raw_decode
         self.text, self.at, self.line, self.counted, self.ended = "", 0, 1, 0, False
 
@@ -49,6 +53,7 @@ class _Scanner:
             key = self.value()
             self.expect(":")
             if key in self.lists and self.peek() == "[":
+                self.met.add(key)
                 for line, item in self.items():
                     yield key, line, item
             else:
@@ -93,8 +98,8 @@ class _Scanner:
         while True:
             try:
                 found, end = self.decode(self.text, self.at)
-                # A number may go on in what is not read yet.
-                if end < len(self.text) or not self.more():
+                # A number may go on in what is not read yet, such as 0. in 0.5.
+                if self.text[end : end + 1] in _AFTER or len(self.text) - end > _LONGEST or not self.more():
                     self.at = end
                     return found
             except json.JSONDecodeError as error:

@@ -15,7 +15,7 @@ import numpy as np
 
 from shoal.errors import UsageError
 from shoal_earth.detection.chips import starts
-from shoal_earth.detection.imagery import ImageError, Source, probe, quiet, to_rgb
+from shoal_earth.detection.imagery import ImageError, Source, on_map, probe, quiet, to_rgb
 from shoal_earth.rasters.output import write_polygons, write_text
 
 __all__ = ["Found", "Model", "merge", "predict_image", "to_map", "write_geojson", "write_geopackage"]
@@ -181,7 +181,6 @@ def to_map(path: Path, found: Found, classes: Sequence[str]) -> Any:
         UsageError: the image has no place on earth, or a label has no name.
     """
     import geopandas
-    from rasterio.transform import Affine
     from shapely import polygons
 
     try:
@@ -199,7 +198,7 @@ def to_map(path: Path, found: Found, classes: Sequence[str]) -> Any:
     left, top, right, bottom = found.boxes.T if len(found) else np.empty((4, 0))
     # All four corners, since an image may be turned against its map.
     columns, rows = np.stack([left, right, right, left], 1), np.stack([top, top, bottom, bottom], 1)
-    x, y = Affine(*facts.transform) * (columns, rows)
+    x, y = on_map(facts.transform, columns, rows)
     return geopandas.GeoDataFrame(
         {"class": [classes[int(label)] for label in found.labels], "score": np.round(found.scores, 6)},
         geometry=list(polygons(np.stack([x, y], 2))) if len(found) else [],

@@ -14,6 +14,7 @@ import numpy as np
 
 from shoal.errors import UsageError
 from shoal_earth.detection.chips import starts
+from shoal_earth.detection.imagery import on_map
 from shoal_earth.detection.readers.coco import ROLES
 from shoal_earth.detection.readers.xview import TYPES
 from shoal_earth.detection.synthetic import Scene, make_scene
@@ -133,7 +134,7 @@ def _xview(out: Path, count: int, side: int, seed: int) -> dict[str, int]:
 def _feature(image: str, kind: int, box: list[int], place: Any) -> dict[str, Any]:
     left, top, right, bottom = box
     corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
-    ring = [[round(value, 9) for value in place * corner] for corner in corners]
+    ring = [[round(float(value), 9) for value in on_map(place, *map(np.array, corner))] for corner in corners]
     facts = {"bounds_imcoords": ",".join(map(str, box)), "type_id": kind, "image_id": image, "cat_id": "SYNTHETIC"}
     return {"type": "Feature", "properties": facts, "geometry": {"type": "Polygon", "coordinates": [ring]}}
 

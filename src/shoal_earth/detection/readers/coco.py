@@ -155,9 +155,7 @@ def _read_file(
     found: set[str] = set()
     folders: dict[Path, None] = {}
     lenient = any(place.name == "PS-RGB_tiled" for place in places)
-    for key, line, item in stream(path, _PARTS):
-        if key in _PARTS:
-            found.add(key)
+    for key, line, item in stream(path, _PARTS, found):
         if key == "images":
             _image(file, item, line, places, split, group, folders)
         elif key == "categories":

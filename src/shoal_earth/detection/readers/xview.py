@@ -17,6 +17,7 @@ import numpy as np
 
 from shoal.errors import UsageError
 from shoal_earth.detection.form import Dataset
+from shoal_earth.detection.imagery import on_map
 from shoal_earth.detection.jsonstream import stream
 from shoal_earth.detection.readers.base import Collector, Open, find_images, inside, number
 
@@ -178,7 +179,8 @@ def _elsewhere(image: Open, crs: str) -> str | None:
         x, y = move.transform(points[:, 0], points[:, 1])
     except ProjError as error:
         return f"the labels' CRS cannot be used: {str(error).splitlines()[0][:120]}"
-    columns, rows = ~Affine(*image.facts.transform) * (np.asarray(x), np.asarray(y))
+    known = np.isfinite(x) & np.isfinite(y)
+    columns, rows = on_map(tuple(~Affine(*image.facts.transform)), np.asarray(x)[known], np.asarray(y)[known])
     slack = 0.1 * max(image.facts.width, image.facts.height)
     near = (columns > -slack) & (columns < image.facts.width + slack)
     near &= (rows > -slack) & (rows < image.facts.height + slack)
