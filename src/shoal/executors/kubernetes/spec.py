@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -21,6 +22,8 @@ WORK = "/shoal-work"
 """Scratch on the node's disk."""
 CODE = f"{WORK}/code"
 """Where code is laid out, and commands start; without code they start in the image's own working directory."""
+# The same few texts are rendered for every task of a step.
+_template = lru_cache(maxsize=1024)(Template.parse)
 _GRACE = 30.0
 _SAMPLE_SECONDS = 5.0
 
@@ -141,7 +144,7 @@ def _data(plan: Plan, task: Task) -> dict[str, str]:
     if step.params == "task":
         return places
     texts = [step.run] if isinstance(step.run, str) else list(step.run or ())
-    used = {reference.name for text in (*texts, *step.env.values()) for reference in Template.parse(text).names}
+    used = {reference.name for text in (*texts, *step.env.values()) for reference in _template(text).names}
     return {name: place for name, place in places.items() if name in used or f"data.{name}" in used}
 
 
@@ -149,8 +152,8 @@ def _argv(plan: Plan, task: Task, places: Mapping[str, Value]) -> list[str]:
     run = plan.step(task).run
     try:
         if isinstance(run, str):
-            return ["/bin/sh", "-e", "-c", Template.parse(run).render(places, shell=True)]
-        return [word for text in run or () for word in Template.parse(text).words(places)]
+            return ["/bin/sh", "-e", "-c", _template(run).render(places, shell=True)]
+        return [word for text in run or () for word in _template(text).words(places)]
     except TemplateError as error:
         raise plan.study.error(("steps", task.step, "run"), error.message) from error
 
@@ -159,7 +162,7 @@ def _env(plan: Plan, task: Task, places: Mapping[str, Value]) -> dict[str, str]:
     env = {}
     for name, text in plan.step(task).env.items():
         try:
-            env[name] = Template.parse(text).render(places, shell=False)
+            env[name] = _template(text).render(places, shell=False)
         except TemplateError as error:
             raise plan.study.error(("steps", task.step, "env", name), error.message) from error
     return env
