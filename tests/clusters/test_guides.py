@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
+import types
+import typing
 from pathlib import Path
 
 import kubernetes_validate
 import pytest
 import yaml
+from pydantic import BaseModel
 
-from shoal.clusters import check, parse_cluster
+from shoal.clusters import Cluster, check, parse_cluster
 from shoal.migrate import migrate
 from shoal.plan import build
 from shoal.study import parse_study
@@ -52,3 +56,29 @@ def test_studies_shown_plan_and_run_on_nautilus(text: str, tmp_path: Path, monke
     plan = build(parse_study(text))
     found = check(plan, parse_cluster("extends: nautilus\nstore: {claim: results}\n", "mine.yaml"))
     assert not [one for one in found if one.level in ("warn", "error")]
+
+
+def rows(model: type[BaseModel], above: str = "") -> list[str]:
+    """A line of the table for each key, those of inner mappings after theirs."""
+    made = []
+    for name, field in model.model_fields.items():
+        made.append(f"| `{above}{name}` | {field.description} |")
+        kinds = [field.annotation]
+        while kinds:
+            kind = kinds.pop()
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                of = {dict: "NAME.", tuple: "[]."}.get(typing.get_origin(field.annotation) or types.NoneType, "")
+                made += rows(kind, f"{above}{name}{'.' if of != '[].' else ''}{of}")
+            else:
+                kinds += [one for one in typing.get_args(kind) if not isinstance(one, str)]
+    return made
+
+
+def test_every_key_of_a_cluster_file_is_described() -> None:
+    """`SHOAL_WRITE_DOCS=1` writes the table anew from the descriptions in the code."""
+    page = GUIDES / "cluster.md"
+    head, sign, _ = page.read_text().partition("## Every key of a cluster file\n")
+    table = "\n| key | what it is |\n|---|---|\n" + "\n".join(rows(Cluster)) + "\n"
+    if os.environ.get("SHOAL_WRITE_DOCS"):
+        page.write_text(head + sign + table)
+    assert page.read_text() == head + "## Every key of a cluster file\n" + table

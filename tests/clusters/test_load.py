@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from shoal.clusters import cluster_places, known_clusters, load_cluster, parse_cluster
+from shoal.clusters import Cluster, cluster_places, known_clusters, load_cluster, parse_cluster
 from shoal.errors import StudyError, UsageError
 
 
@@ -77,6 +81,7 @@ MISTAKES = [
     ("store: {claim: a, path: x}", "f.yaml:1:25", "absolute path"),
     ("store: {claim: a, folder: ../x}", "f.yaml:1:27", "inside of the claim"),
     ("store: {claim: a}\nvolumes:\n  - {claim: b, path: /shoal}", "f.yaml:3:5", "is taken by store"),
+    ("volumes: [{claim: b, path: /shoal-work}]", "f.yaml:1:11", "is taken by the pod itself"),
     ("volumes: {claim: b, path: /x}", "f.yaml:1:1", "must be a list"),
     ("gpus:\n  a100: {resorce: nvidia.com/a100}", "f.yaml:2:10", 'unknown key "resorce" in gpus.a100'),
     ("gpus:\n  a100: {memory: 40Gi}", "f.yaml:2:3", "says neither"),
@@ -111,3 +116,28 @@ def test_every_mistake_is_told_at_once(home: Path) -> None:
     with pytest.raises(StudyError) as caught:
         parse_cluster("namespace: A\ncontxt: x\nlimits: {cpu: 0}\n", "f.yaml")
     assert "3 problems" in str(caught.value)
+
+
+values = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=6)
+)
+trees = st.recursive(
+    values,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["claim", "path", "key", "text", "memory", "allowed", "x/y"]), inner, max_size=3
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(st.sampled_from(sorted(Cluster.model_fields)), trees, max_size=4))
+def test_whatever_is_in_a_file_it_is_a_cluster_or_a_message(home: Path, data: dict[str, Any]) -> None:
+    text = json.dumps(data)
+    try:
+        parse_cluster(text, "f.yaml")
+    except StudyError as error:
+        assert str(error).startswith("f.yaml")  # noqa: PT017

@@ -150,6 +150,18 @@ def test_secrets_are_named_and_never_there() -> None:
     }
 
 
+def test_no_variable_and_no_mount_is_there_twice() -> None:
+    # Server-side apply refuses a list whose keys are not unique.
+    text = FULL.replace("OMP_NUM_THREADS: 1}", "WANDB_API_KEY: x, MASTER_ADDR: y, PET_NNODES: 7}")
+    for step in ("train", "wide"):
+        made = container(job(step, at=cluster(text)))
+        for field, key in (("env", "name"), ("volumeMounts", "mountPath")):
+            found = [one[key] for one in made[field]]
+            assert len(found) == len(set(found))
+    env = {one["name"]: one for one in container(job("train", at=cluster(text)))["env"]}
+    assert "valueFrom" in env["WANDB_API_KEY"]
+
+
 def test_several_nodes_find_each_other() -> None:
     service, made = next(one for name, one in objects().items() if name.startswith("wide/"))
     name = made["metadata"]["name"]

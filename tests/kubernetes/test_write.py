@@ -118,3 +118,21 @@ def test_nothing_outside_of_the_folder_is_touched(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot be written"):
         write_manifests(tmp_path / "file", [("step/a.yaml", [{"kind": "X"}])])
+
+
+def test_code_that_cannot_travel_is_refused_unread(shoal: Shoal, folder: Path) -> None:
+    with (folder / "weights.bin").open("wb") as file:
+        file.truncate(70 << 20)
+    done = shoal(
+        "plan",
+        "study.yaml",
+        "--set",
+        "steps.train.code=[train.py, weights.bin]",
+        "--on",
+        "mine",
+        "--manifests",
+        "m",
+        code=2,
+    )
+    assert "the code of step train has 70 MiB" in done.stderr
+    assert not (folder / "m").exists()

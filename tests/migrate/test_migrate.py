@@ -251,6 +251,28 @@ def test_a_full_grid_is_a_matrix_of_the_very_same_texts(tmp_path: Path, rates: l
     assert commands == {("t", "--lr", lr, "--model", model) for lr in rates for model in models}
 
 
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(
+            st.sampled_from(["job_name", "image", "command", "env", "gpu", "shm", "volumes"]), inner, max_size=4
+        )
+    ),
+    max_leaves=10,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(st.sampled_from(["namespace", "defaults", "jobs"]), anything))
+def test_whatever_is_in_a_file_it_is_a_study_or_a_message(tmp_path: Path, data: dict[str, Any]) -> None:
+    complete = {"namespace": "lab", "defaults": {"image": "x", "command": ["y"]}, "jobs": [{"job_name": "z"}], **data}
+    try:
+        convert(tmp_path, json.dumps(complete))
+    except StudyError as error:
+        assert "cfg.yaml" in str(error) or "imported.yaml" in str(error)  # noqa: PT017
+
+
 def test_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "cfg.yaml").write_text(json.dumps(config({"job_name": "a", "gpu": 1})))
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _COLOURS = {"ok": "green", "note": "cyan", "warn": "yellow", "error": "bold red"}
 _SCRIPT_BYTES = 64 * 1024
+_CODE_BYTES = 64 << 20
 
 
 def check_plan(plan: Plan, cluster: Cluster, states: dict[str, TaskState]) -> list[Finding]:
@@ -70,10 +71,7 @@ def write(
         cluster,
         todo=todo,
         pods=Situation(plan, cluster, frozenset(todo)).pods,
-        code={
-            name: {path: _content(file) for path, file in code_files(plan.study, step).items()}
-            for name, step in plan.study.steps.items()
-        },
+        code={name: _contents(name, code_files(plan.study, step)) for name, step in plan.study.steps.items()},
         code_digests=sources.code,
         attempts={
             task: max((attempt.number for attempt in record.attempts), default=0) + 1
@@ -88,8 +86,17 @@ def write(
     )
 
 
-def _content(file: Path) -> tuple[bytes, bool]:
-    return file.read_bytes(), bool(file.stat().st_mode & 0o100)
+def _contents(step: str, files: dict[str, Path]) -> dict[str, tuple[bytes, bool]]:
+    """The code of a step in memory; what cannot be code is not even read."""
+    from shoal.errors import UsageError
+
+    total = sum(file.stat().st_size for file in files.values())
+    if total > _CODE_BYTES:
+        raise UsageError(
+            f"the code of step {step} has {total >> 20} MiB, which cannot travel to pods",
+            hint="Name fewer files under code: of the step, put the code into the image, or large files onto a claim.",
+        )
+    return {path: (file.read_bytes(), bool(file.stat().st_mode & 0o100)) for path, file in files.items()}
 
 
 def _todo(plan: Plan, states: dict[str, TaskState]) -> set[str]:

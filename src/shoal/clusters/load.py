@@ -22,6 +22,7 @@ from shoal.study.yaml import Mapping, Scalar, parse, plain
 __all__ = ["Places", "cluster_places", "known_clusters", "load_cluster", "parse_cluster", "read_tree"]
 
 _SUFFIX = ".yaml"
+_TAKEN = ("/", "/dev", "/dev/shm", "/etc", "/proc", "/shoal-agent", "/shoal-work", "/sys", "/usr")
 _BUILT_IN = Path(__file__).parent
 
 Places = list[tuple[str, Path]]
@@ -225,7 +226,7 @@ def _check(cluster: Cluster, origin: Origin, problems: Problems) -> None:
     places = [("store", store.path)] if store is not None and store.claim else []
     places += [(f"volume {volume.claim}", volume.path) for volume in cluster.volumes]
     for number, (owner, place) in enumerate(places):
-        if place in mounts or place in ("/", "/shoal-agent", "/dev/shm"):
+        if place in mounts or place in _TAKEN:
             taken = mounts.get(place, "the pod itself")
             at = (
                 ("store",)

@@ -281,7 +281,7 @@ class Cluster(_Model):
     gpus: dict[str, Gpu] = Field(default_factory=dict, description="Types of GPU, by the name that studies use.")
     reserved: f.Texts = Field((), description="Types of GPU for which this namespace was granted a reservation.")
     memory_slack: Share = Field(
-        0.0, description="How far below its round size a GPU's memory label may lie: with 0.07, 24Gi takes 22.4Gi."
+        0.0, description="How far below its round size a GPU's memory label may lie: with 0.065, 24Gi takes 22.4Gi."
     )
     labels: Labels = Field(default_factory=Labels, description="Which label of a node says what.")
     regions: Described = Field(default_factory=dict, description="Regions.")

@@ -161,25 +161,23 @@ def _bytes(amount: int) -> str:
 
 
 def _env(spec: Mapping[str, Any], cluster: Cluster, asked: Resources, name: str) -> list[Manifest]:
-    made: list[Manifest] = [{"name": key, "value": text} for key, text in sorted(cluster.defaults.env.items())]
-    made.append({"name": "SHOAL_NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}})
+    """The container's variables, each once: the API server refuses a name that is there twice."""
+    made: dict[str, Manifest] = {key: {"value": text} for key, text in sorted(cluster.defaults.env.items())}
+    made["SHOAL_NODE"] = {"valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
     for key in spec["secrets"]:
-        made.append({"name": key, "valueFrom": {"secretKeyRef": {"name": cluster.defaults.secret, "key": key}}})
+        made[key] = {"valueFrom": {"secretKeyRef": {"name": cluster.defaults.secret, "key": key}}}
     if asked.nodes > 1:
         index = {"fieldRef": {"fieldPath": "metadata.annotations['batch.kubernetes.io/job-completion-index']"}}
-        group: list[tuple[str, str | Manifest]] = [
-            ("MASTER_ADDR", f"{name}-0.{name}"),
-            ("MASTER_PORT", str(PORT)),
-            ("NNODES", str(asked.nodes)),
-            ("NODE_RANK", index),
-        ]
-        for key, value in group:
-            # torchrun takes each of its options from PET_..., so a bare `torchrun train.py` spans the nodes.
-            for prefix in ("", "PET_"):
-                field_ = {"valueFrom": value} if isinstance(value, dict) else {"value": value}
-                made.append({"name": prefix + key, **field_})
-        made.append({"name": "PET_NPROC_PER_NODE", "value": str(max(1, asked.gpu))})
-    return made
+        group: dict[str, Manifest] = {
+            "MASTER_ADDR": {"value": f"{name}-0.{name}"},
+            "MASTER_PORT": {"value": str(PORT)},
+            "NNODES": {"value": str(asked.nodes)},
+            "NODE_RANK": {"valueFrom": index},
+        }
+        # torchrun takes each of its options from PET_..., so a bare `torchrun train.py` spans the nodes.
+        made |= {prefix + key: value for key, value in group.items() for prefix in ("", "PET_")}
+        made["PET_NPROC_PER_NODE"] = {"value": str(max(1, asked.gpu))}
+    return [{"name": key, **value} for key, value in made.items()]
 
 
 def _volumes(cluster: Cluster, asked: Resources, sources: list[Manifest]) -> tuple[list[Manifest], list[Manifest]]:
