@@ -67,8 +67,9 @@ format: dev
 types: dev
 	$(BIN)/mypy
 
+# Not --quiet: that would hide the warnings from --strict too.
 docs: dev
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: dev
 	$(BIN)/python bench/run.py $(ARGS)

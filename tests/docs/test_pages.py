@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -122,6 +123,25 @@ def test_links_outside_of_docs_lead_somewhere(page: Path) -> None:
     # mkdocs checks those between its own pages.
     for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
         assert "://" in target or (page.parent / target).exists(), target
+
+
+def test_the_documents_build_strictly_and_a_broken_link_is_noticed(tmp_path: Path) -> None:
+    def build_docs(out: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / out), "-f"]
+        env = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+        done = subprocess.run([*command, str(copy / "mkdocs.yml")], env=env, capture_output=True, text=True)
+        return done.returncode, done.stderr
+
+    copy = tmp_path / "copy"
+    shutil.copytree(ROOT / "docs", copy / "docs")
+    shutil.copy(ROOT / "mkdocs.yml", copy)
+    (copy / "src").symlink_to(ROOT / "src")
+    assert build_docs("good")[0] == 0, build_docs("good")[1]
+    with (copy / "docs" / "index.md").open("a") as page:
+        page.write("\n[nowhere](guides/nowhere.md)\n")
+    code, said = build_docs("bad")
+    assert code == 1
+    assert "guides/nowhere.md" in said
 
 
 def test_readme_shows_the_quickstart_as_it_is() -> None:
