@@ -72,6 +72,30 @@ def test_newer_baselines_without_their_offset_are_refused(safes: dict[str, Path]
         read_scene(tree)
 
 
+def test_a_level_one_product_has_its_own_names_and_offsets(world: World, tmp_path: Path) -> None:
+    """Level-1C: no folders by resolution, no SCL, RADIO_ADD_OFFSET instead of BOA_ADD_OFFSET; made from a generated tree."""
+    source = world.scenes[2]
+    tree = tmp_path / source.name.replace("MSIL2A", "MSIL1C")
+    images = tree / "GRANULE" / "L1C_T21LXF_A012345_20200614T140051" / "IMG_DATA"
+    images.mkdir(parents=True)
+    for path in source.rglob("*_10m.tif"):
+        shutil.copy(path, images / path.name.replace("_10m", ""))
+    text = (source / "MTD_MSIL2A.xml").read_text()
+    for old, new in (
+        ("BOA_ADD_OFFSET", "RADIO_ADD_OFFSET"),
+        ("BOA_QUANTIFICATION", "QUANTIFICATION"),
+        ("MSIL2A", "MSIL1C"),
+    ):
+        text = text.replace(old, new)
+    (tree / "MTD_MSIL1C.xml").write_text(text)
+    with read_scene(tree) as one, read_scene(source) as two:
+        assert one.sensor == "sentinel-2-l1c"
+        assert (one.band("red").offset, one.band("red").scale) == (-0.1, 1e-4)
+        np.testing.assert_array_equal(one.read(["red", "nir"]).values, two.read(["red", "nir"]).values)
+        with pytest.raises(UsageError, match="Level-1C products have none"):
+            one.classes()
+
+
 @pytest.mark.parametrize("inside", [True, False])
 def test_a_zip_reads_as_the_tree_does(safes: dict[str, Path], tmp_path: Path, inside: bool) -> None:
     tree = safes["22HBD"]  # JP2

@@ -72,8 +72,8 @@ def composite(scene: Scene, kind: str, window: Window | None = None, grid: Grid 
     chosen = recipe(kind)
     pixels = scene.read(chosen.bands, window, grid)
     if chosen.make is None:
-        return Pixels(pixels.values.astype(np.float32), pixels.valid)
-    values, good = chosen.make(pixels.values.astype(np.float32))
+        return Pixels(pixels.values.astype(np.float32, copy=False), pixels.valid)
+    values, good = chosen.make(pixels.values.astype(np.float32, copy=False))
     valid = pixels.valid & good
     return Pixels(np.where(valid, values, 0).astype(np.float32), valid)
 

@@ -13,9 +13,9 @@ from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 
 from shoal.errors import UsageError
-from shoal_earth.rasters.grids import Grid, Pixels
+from shoal_earth.rasters.grids import Grid
 from shoal_earth.rasters.labels import FOREGROUND, IGNORE
-from shoal_earth.rasters.normalise import Fitter
+from shoal_earth.rasters.normalise import Fitter, in_steps
 from shoal_earth.rasters.predict import Source
 from shoal_earth.rasters.shards import ShardWriter
 from shoal_earth.rasters.split import SPLITS, assign
@@ -130,11 +130,14 @@ def cut_layers(
         for window, pixels in _windows(layer, rules, split, forbidden, cut.skipped):
             shape = pixels.values.shape[:-2]
             fitter = fitter or Fitter(kind, shape[-1])
+            stored = in_steps(pixels.values, fitter.step)
             if split == "train":
-                _count(fitter, pixels, rules.stride)
-            stored = _stored(pixels, fitter.step)
+                _count(fitter, stored, pixels.valid, rules.stride)
+            stored = stored.reshape(-1, *stored.shape[-2:])
             rows, columns = window.toslices()
-            label = np.where(pixels.valid, layer.labels[rows, columns], IGNORE).astype(np.uint8)
+            label = layer.labels[rows, columns]
+            if not pixels.valid.all():
+                label = np.where(pixels.valid, label, np.uint8(IGNORE))
             row, column = int(window.row_off), int(window.col_off)
             facts = {"scene": layer.name, "group": layer.group, "row": row, "column": column}
             facts["share"] = round(float((label == FOREGROUND).mean()), 6)
@@ -151,7 +154,9 @@ def cut_layers(
     assert fitter is not None
     times = shape[0] if len(shape) == 2 else 1
     scale = fitter.fit(rules.normalise)
-    in_steps = [{**band, "low": band["low"] / fitter.step, "high": band["high"] / fitter.step} for band in scale.bands]
+    stored_scale = [
+        {**band, "low": band["low"] / fitter.step, "high": band["high"] / fitter.step} for band in scale.bands
+    ]
     grids = {layer.name: layer.source.grid for layer in layers}
     writer.close(
         classes=["background", foreground],
@@ -165,7 +170,7 @@ def cut_layers(
         step=fitter.step,
         kind=kind,
         normalise=rules.normalise,
-        scale=in_steps * times,
+        scale=stored_scale * times,
         splits=given,
         skipped=dict(sorted(cut.skipped.items())),
         scenes=[
@@ -267,14 +272,8 @@ def _windows(layer: Layer, rules: CutRules, split: str, forbidden: Sequence[Grid
             yield window, pixels
 
 
-def _count(fitter: Fitter, pixels: Pixels, stride: int) -> None:
+def _count(fitter: Fitter, stored: np.ndarray[Any, Any], valid: np.ndarray[Any, Any], stride: int) -> None:
     """Take each training pixel in once: the corner of a chip that the next chips do not have."""
     corner = (..., slice(0, stride), slice(0, stride))
-    values, valid = pixels.values[corner], pixels.valid[corner]
-    for image in values if values.ndim == 4 else [values]:
-        fitter.add(Pixels(image, valid))
-
-
-def _stored(pixels: Pixels, step: float) -> np.ndarray[Any, np.dtype[np.int16]]:
-    values = pixels.values.reshape(-1, *pixels.values.shape[-2:])
-    return np.clip(np.rint(values / step), -32_768, 32_767).astype(np.int16)
+    for image in stored[corner] if stored.ndim == 4 else [stored[corner]]:
+        fitter.add_steps(image, valid[corner])

@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from shoal_earth.rasters.output import write_text
 from shoal_earth.rasters.scenes import read_scene
 from shoal_earth.rasters.statistics import BandStatistics
 
-__all__ = ["METHODS", "Fitter", "Scale", "fit_scale", "stretch"]
+__all__ = ["METHODS", "Fitter", "Scale", "fit_scale", "in_steps", "stretch"]
 
 METHODS = ("iqr", "percentile", "reflectance")
 # Reflectance is counted in steps of 1/10,000, the products' own: exact, and small whatever the number of scenes.
@@ -72,6 +73,14 @@ class Scale:
             raise UsageError(f"{path}: cannot be read as a scale: {error}", hint="Fit it again.") from None
 
 
+def in_steps(values: np.ndarray[Any, Any], step: float) -> np.ndarray[Any, np.dtype[np.int16]]:
+    """Values as 16-bit integers, in steps; what lies beyond their range is held to its ends."""
+    scaled = values * np.float32(1 / step)
+    np.rint(scaled, out=scaled)
+    np.clip(scaled, -32_768, 32_767, out=scaled)
+    return scaled.astype(np.int16)
+
+
 class Fitter:
     """Take in pixels of training scenes, then fit a scale.
 
@@ -88,8 +97,12 @@ class Fitter:
 
     def add(self, pixels: Pixels) -> None:
         """Take in the valid pixels of a window."""
-        values = pixels.values[:, pixels.valid] / self.step
-        self.statistics.add(np.clip(np.rint(values), -32768, 32767).astype(np.int16))
+        self.add_steps(in_steps(pixels.values, self.step), pixels.valid)
+
+    def add_steps(self, values: np.ndarray[Any, Any], valid: np.ndarray[Any, Any]) -> None:
+        """Take in what :func:`in_steps` made of values (bands, height, width), where ``valid``."""
+        chosen = values.reshape(len(values), -1) if valid.all() else values[:, valid]
+        self.statistics.add(chosen)
 
     def fit(self, method: str = "iqr", low: float = 1.0, high: float = 99.0) -> Scale:
         """The scale.

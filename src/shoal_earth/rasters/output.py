@@ -19,7 +19,7 @@ from rasterio.windows import Window
 from shoal.errors import ShoalError
 from shoal_earth.rasters.grids import Grid, reason
 
-__all__ = ["WriteError", "publish", "write_cog", "write_polygons", "write_text"]
+__all__ = ["WriteError", "publish", "write_cog", "write_polygons", "write_text", "write_tiles"]
 
 _FULL = {
     errno.ENOSPC: "the disk is full",
@@ -103,6 +103,43 @@ def write_cog(
     Raises:
         WriteError: the disk is full, or the folder cannot be written.
     """
+    with publish(path) as temporary:
+        plain = temporary.with_name(f".{path.stem}.tiles.part{path.suffix}")
+        try:
+            written = write_tiles(plain, grid, blocks, bands=bands, dtype=dtype, nodata=nodata, tags=tags)
+            rasterio.shutil.copy(
+                plain,
+                temporary,
+                driver="COG",
+                compress="DEFLATE",
+                level="1",
+                predictor="YES",
+                blocksize="512",
+                overview_resampling=overviews,
+                bigtiff="IF_SAFER",
+            )
+            with rasterio.open(temporary) as copy:
+                if any(_crc(copy.read(window=window)) != crc for window, crc in written):
+                    raise OSError(errno.EIO, "what was read back is not what was written; the disk is probably full")
+        finally:
+            _remove(plain)
+
+
+def write_tiles(
+    path: Path,
+    grid: Grid,
+    blocks: Iterable[tuple[Window, np.ndarray[Any, Any]]],
+    *,
+    bands: Sequence[str],
+    dtype: str,
+    nodata: float | None,
+    tags: dict[str, str] | None = None,
+) -> list[tuple[Window, int]]:
+    """Write a plain tiled GeoTIFF that is only a step to something else; it gets its name at once.
+
+    Returns:
+        The windows with the checksum of what they should hold.
+    """
     profile = {
         "driver": "GTiff",
         "count": len(bands),
@@ -115,36 +152,17 @@ def write_cog(
         "tiled": True,
         "blockxsize": 256,
         "blockysize": 256,
-        "compress": "ZSTD",
-        "zstd_level": 1,
         "bigtiff": "IF_SAFER",
     }
     written: list[tuple[Window, int]] = []
-    with publish(path) as temporary:
-        plain = temporary.with_name(f".{path.stem}.strips.part{path.suffix}")
-        try:
-            with rasterio.open(plain, "w", **profile) as target:
-                for number, name in enumerate(bands, 1):
-                    target.set_band_description(number, name)
-                target.update_tags(**(tags or {}))
-                for window, values in blocks:
-                    target.write(values, window=window)
-                    written.append((window, _crc(values)))
-            rasterio.shutil.copy(
-                plain,
-                temporary,
-                driver="COG",
-                compress="DEFLATE",
-                predictor="YES",
-                blocksize="512",
-                overview_resampling=overviews,
-                bigtiff="IF_SAFER",
-            )
-            with rasterio.open(temporary) as copy:
-                if any(_crc(copy.read(window=window)) != crc for window, crc in written):
-                    raise OSError(errno.EIO, "what was read back is not what was written; the disk is probably full")
-        finally:
-            _remove(plain)
+    with rasterio.open(path, "w", **profile) as target:
+        for number, name in enumerate(bands, 1):
+            target.set_band_description(number, name)
+        target.update_tags(**(tags or {}))
+        for window, values in blocks:
+            target.write(values, window=window)
+            written.append((window, _crc(values)))
+    return written
 
 
 def _crc(values: np.ndarray[Any, Any]) -> int:

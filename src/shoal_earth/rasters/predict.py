@@ -17,7 +17,7 @@ from rasterio.windows import Window
 
 from shoal.errors import UsageError
 from shoal_earth.rasters.grids import Grid, Pixels
-from shoal_earth.rasters.output import write_cog, write_polygons
+from shoal_earth.rasters.output import publish, write_cog, write_polygons, write_tiles
 from shoal_earth.rasters.polygons import hectares
 
 __all__ = ["NOTHING", "CompositeSource", "PairSource", "Prediction", "Source", "predict_scene"]
@@ -146,9 +146,9 @@ def predict_scene(
             answer[:, ~seen] = NOTHING
             yield window, answer
 
-    try:
-        write_cog(both, grid, blocks(), bands=[name, "probability"], dtype="uint8", nodata=NOTHING, overviews="nearest")
-        with rasterio.open(both) as made:
+    with publish(both) as step:
+        write_tiles(step, grid, blocks(), bands=[name, "probability"], dtype="uint8", nodata=NOTHING)
+        with rasterio.open(step) as made:
             for number, path in enumerate(paths[:2], 1):
                 strips = ((window, made.read([number], window=window)) for window in grid.windows(1024))
                 label = ["class"] if number == 1 else [f"probability of {name}, times 250"]
@@ -163,8 +163,7 @@ def predict_scene(
                 )
         frame = _polygons(paths[0], paths[1], foreground, name, min_hectares)
         write_polygons(paths[2], frame)
-    finally:
-        both.unlink(missing_ok=True)
+    both.unlink(missing_ok=True)
     return Prediction(*paths, len(frame), float(frame["hectares"].sum()), run.windows)
 
 

@@ -169,15 +169,21 @@ class Scene:
         grid = grid or self.grid(bands)
         window = window or grid.whole
         grid.check(window, self.path)
-        parts, valid = [], np.ones((int(window.height), int(window.width)), np.bool_)
+        parts: list[np.ndarray[Any, Any]] = []
+        valid = np.ones((int(window.height), int(window.width)), np.bool_)
         for band in found:
             values, good = self._band(band, window, grid, nearest=False)
             valid &= good
-            parts.append(
-                values if stored else np.float32(band.scale) * values.astype(np.float32) + np.float32(band.offset)
-            )
-        joined = np.concatenate(parts)
-        joined[:, ~valid] = 0
+            if not stored:
+                values = values.astype(np.float32)
+                if band.scale != 1:
+                    values *= np.float32(band.scale)
+                if band.offset:
+                    values += np.float32(band.offset)
+            parts.append(values)
+        joined = np.concatenate(parts) if len(parts) > 1 else parts[0]
+        if not valid.all():
+            joined[:, ~valid] = 0
         return Pixels(joined, valid)
 
     def classes(self, window: Window | None = None, grid: Grid | None = None) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -214,21 +220,35 @@ class Scene:
         try:
             with rasterio.Env(**REMOTE):
                 values = view.read(list(file.indices), window=window)
-                if alpha is None:
-                    marks = view.read_masks(list(file.indices), window=window) > 0
-                else:
-                    marks = np.repeat(view.read([alpha], window=window) > 0, len(values), 0)
+                marks = self._marks(view, alpha, values, file.indices, window)
         except (RasterioError, MemoryError) as error:
             raise UsageError(
                 f"{_plain(file.path)}: cannot be read at row {window.row_off}, column {window.col_off}: {reason(error)}",
                 hint="The file is probably truncated or damaged: fetch it again.",
             ) from None
         if band.nodata is not None and not np.isnan(band.nodata):
-            marks &= (values != band.nodata).any(0) if band.all_channels else values != band.nodata
-        valid = marks.any(0) if band.all_channels else marks.all(0)
+            marks &= values != band.nodata
+        valid = marks[0] if len(marks) == 1 else marks.any(0) if band.all_channels else marks.all(0)
         if values.dtype.kind == "f":
             valid &= np.isfinite(values).all(0)
         return values, valid
+
+    def _marks(
+        self, view: Any, alpha: int | None, values: np.ndarray[Any, Any], indices: tuple[int, ...], window: Window
+    ) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Which values the file itself marks as valid, band by band."""
+        if alpha is not None:
+            return np.repeat(view.read([alpha], window=window) > 0, len(values), 0)
+        flags = {flag for index in indices for flag in view.mask_flag_enums[index - 1]}
+        if flags <= {MaskFlags.all_valid}:
+            return np.ones(values.shape, np.bool_)
+        nodata = view.nodata
+        if flags <= {MaskFlags.nodata} and nodata is not None and nodata == nodata:
+            # The same as the mask, without another pass through the file.
+            same: np.ndarray[Any, np.dtype[np.bool_]] = values != nodata
+            return same
+        masks: np.ndarray[Any, np.dtype[np.bool_]] = view.read_masks(list(indices), window=window) > 0
+        return masks
 
     def _file(self, band: Band, grid: Grid) -> BandFile:
         """The coarsest file that is still as fine as the grid: no need to decode 10 m for 60 m."""
