@@ -274,9 +274,15 @@ def test_what_cannot_be_cut(tmp_path: Path) -> None:
     assert not (tmp_path / "x" / INDEX).exists()
 
 
-def test_the_layout_of_change_detection(world: World, tmp_path: Path) -> None:
-    with ExitStack() as stack:
-        cut_layers(pair_layers(world, stack), tmp_path / "chips", RULES, kind="ngb")
+def test_the_layout_of_change_detection(tmp_path: Path) -> None:
+    layers = []
+    for name in "ab":
+        source = Memory(np.random.default_rng(ord(name)).random((2, 3, 64, 64), dtype=np.float32), left=ord(name) * 1e4)
+        layer = simple(name, name, source)
+        layer.labels[:5, :5] = IGNORE
+        layers.append(layer)
+    rules = CutRules(size=32, stride=32, shares=(0.5, 0, 0.5), normalise="iqr")
+    cut_layers(layers, tmp_path / "chips", rules, kind="ngb")
     count = export_chips(tmp_path / "chips", tmp_path / "out", "change")
     lists = {path.stem: path.read_text().split() for path in (tmp_path / "out" / "list").iterdir()}
     assert sorted(lists) == ["test", "train"]

@@ -44,7 +44,7 @@ def pixelwise(batch: np.ndarray) -> np.ndarray:
     return np.stack([1 - batch[:, 0], batch[:, 0]], 1)
 
 
-@pytest.mark.parametrize(("height", "width"), [(100, 130), (64, 64), (65, 200), (40, 300), (20, 20), (193, 64)])
+@pytest.mark.parametrize(("height", "width"), [(100, 130), (64, 64), (65, 90), (40, 150), (20, 20), (193, 64)])
 @pytest.mark.parametrize("overlap", [0, 16, 40])
 def test_a_model_that_looks_at_single_pixels_leaves_no_seam(
     tmp_path: Path, height: int, width: int, overlap: int
@@ -249,7 +249,7 @@ def peak():
 with rasterio.Env(GDAL_CACHEMAX=16):
     predict_scene(Source(512), model, Path(sys.argv[1]) / "a", size=256, overlap=64)
     small = peak()
-    predict_scene(Source(16384), model, Path(sys.argv[1]) / "b", size=256, overlap=64)
+    predict_scene(Source(8192), model, Path(sys.argv[1]) / "b", size=256, overlap=64)
 print(small, peak())
 """
 
@@ -259,5 +259,5 @@ def test_memory_does_not_grow_with_the_scene(tmp_path: Path) -> None:
         [sys.executable, "-c", _MEMORY, str(tmp_path)], capture_output=True, text=True, check=True, timeout=120
     )
     small, large = map(float, done.stdout.split())
-    # Thirty-two times the pixels; held at once they would be 16 MB a byte and class, 100 MB as inputs.
-    assert large - small < 40, f"{small:.0f} MB, then {large:.0f} MB"
+    # Sixteen times the pixels; held at once they would be 32 MB as probabilities, 50 MB as inputs.
+    assert large - small < 25, f"{small:.0f} MB, then {large:.0f} MB"

@@ -125,7 +125,7 @@ def test_the_page_cannot_be_broken_by_a_name(world: World, tmp_path: Path) -> No
 
 
 def test_choices_come_back(world: World, tmp_path: Path) -> None:
-    pairs = find_pairs(world.scenes)
+    pairs = [Candidate(f"21LXF-{number}", path) for number, path in enumerate(world.scenes[:3])]
     write_contact_sheet(pairs, tmp_path)
     table = tmp_path / "choose.csv"
     with pytest.raises(UsageError, match=r"choose.csv: nothing is chosen"):
