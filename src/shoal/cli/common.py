@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +98,17 @@ def open_study(
     return Opened(build(study), mine, root, profile)
 
 
+def _find_own_commands() -> None:
+    """Let tasks find the commands beside this ``shoal`` where the caller has not activated its environment.
+
+    They come last, so that an environment that is active goes before.
+    """
+    folder = os.path.dirname(os.path.abspath(sys.executable))  # noqa: PTH100, PTH120 (not through the link to the base Python)
+    path = os.environ.get("PATH", os.defpath)
+    if folder not in path.split(os.pathsep):
+        os.environ["PATH"] = f"{path}{os.pathsep}{folder}"
+
+
 def open_executor(name: str | None, *, beside: Path | None = None) -> Executor:
     """The executor of ``--on``.
 
@@ -107,6 +119,7 @@ def open_executor(name: str | None, *, beside: Path | None = None) -> Executor:
     Raises:
         UsageError: there is none of that name, or it is one that this version cannot submit to.
     """
+    _find_own_commands()
     if name is None or name == "local":
         from shoal.executors.local import LocalExecutor
 
