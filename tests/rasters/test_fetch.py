@@ -6,6 +6,8 @@ import dataclasses
 import hashlib
 import json
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -230,6 +232,29 @@ def test_several_failures_are_told_together_and_the_rest_is_fetched(tmp_path: Pa
     assert clean(out) == ["f.bin"]
 
 
+def test_two_processes_may_fetch_the_same_file(tmp_path: Path, data: bytes, serve: Serve) -> None:
+    server = serve(tmp_path / "www")
+    answer = server.answer
+
+    def slowly(handler: object, head: bool = False) -> None:
+        time.sleep(0.2)
+        answer(handler, head)
+
+    server.answer = slowly
+    code = (
+        "import sys; from pathlib import Path; from shoal_earth.rasters.download import *\n"
+        "print(download(Download(sys.argv[1], Path(sys.argv[2])), Access(attempts=3, wait=0.01)))"
+    )
+    command = [sys.executable, "-c", code, f"{server.url}/f.bin", str(tmp_path / "out" / "f.bin")]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    printed = sorted(process.communicate(timeout=60)[0].strip() for process in running)
+    assert [process.returncode for process in running] == [0, 0, 0]
+    assert printed == ["1500000", "None", "None"]
+    assert len(server.requests) == 1
+    assert (tmp_path / "out" / "f.bin").read_bytes() == data
+    assert clean(tmp_path / "out") == ["f.bin"]
+
+
 def test_links_that_are_not_fetched(tmp_path: Path) -> None:
     with pytest.raises(FetchError, match="links of s3:// are not fetched"):
         download(Download("s3://bucket/f.bin", tmp_path / "f.bin"), QUICK)
@@ -326,6 +351,7 @@ def test_only_the_blocks_that_places_touch_are_fetched(tmp_path: Path, serve: Se
     with rasterio.open(tmp_path / "www" / "B04.tif", "w", compress="none", **profile) as file:
         file.write(values)
     server = serve(tmp_path / "www")
+    server.faults["/B04.tif"] = ["503"]
     asset = {"href": f"{server.url}/B04.tif", "type": "image/tiff", "roles": ["data"]}
     item = {"type": "Feature", "id": "S2_x", "properties": {}, "assets": {"B04": asset}, "links": []}
     place = geopandas.GeoSeries([box(606_000, 8_793_000, 606_500, 8_793_500)], crs="EPSG:32721").to_crs(4326)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -10,7 +11,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,31 +129,69 @@ def download(file: Download, access: Access, stop: threading.Event | None = None
         FetchError: it cannot be had, or is not what the catalogue promises.
         WriteError: the disk is full.
     """
-    if file.path.is_file() and (file.size is None or file.path.stat().st_size == file.size):
+    if _whole(file):
         return None
     part = file.path.with_name(f".{file.path.name}.part")
     note = part.with_name(part.name + ".json")
+    halt = stop or threading.Event()
     try:
         file.path.parent.mkdir(parents=True, exist_ok=True)
-        received = _fetch(file, part, note, access, stop or threading.Event())
-        for second in (False, True):
-            wrong = _wrong_checksum(part, file.checksum)
-            if wrong is None:
-                break
-            # Pieces of two versions may have met: once more from the start.
-            _forget(part, note)
-            if second:
-                raise FetchError(f"{file.url}: {wrong}", hint="The catalogue or the file is wrong: tell its publisher.")
-            received += _fetch(file, part, note, access, stop or threading.Event())
-        with part.open("rb") as handle:
-            os.fsync(handle.fileno())
-        part.replace(file.path)
-        note.unlink(missing_ok=True)
+        with _alone(part, halt):
+            if _whole(file):  # another process was quicker
+                return None
+            received = _fetch(file, part, note, access, halt)
+            for second in (False, True):
+                wrong = _wrong_checksum(part, file.checksum)
+                if wrong is None:
+                    break
+                # Pieces of two versions may have met: once more from the start.
+                _restart(part, note)
+                if second:
+                    raise FetchError(
+                        f"{file.url}: {wrong}", hint="The catalogue or the file is wrong: tell its publisher."
+                    )
+                received += _fetch(file, part, note, access, halt)
+            with part.open("rb") as handle:
+                os.fsync(handle.fileno())
+            part.replace(file.path)
+            note.unlink(missing_ok=True)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            _forget(part, note)
+        for leftover in (part, note):
+            with contextlib.suppress(OSError):
+                leftover.unlink(missing_ok=True)
         raise write_error(file.path, error) from None
     return received
+
+
+def _whole(file: Download) -> bool:
+    return file.path.is_file() and (file.size is None or file.path.stat().st_size == file.size)
+
+
+@contextlib.contextmanager
+def _alone(part: Path, stop: threading.Event) -> Iterator[None]:
+    """Hold the lock on a part, so that two processes that fetch the same file do not write into each other's."""
+    while True:
+        handle = os.open(part, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            while not stop.is_set():
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    stop.wait(0.1)
+            else:
+                raise FetchError(f"{part}: stopped while another process fetches it")
+            # Whoever held the lock may have renamed or removed the file that it was on.
+            if part.exists() and os.fstat(handle).st_ino == part.stat().st_ino:
+                try:
+                    yield
+                finally:
+                    if _size(part) == 0:
+                        part.unlink(missing_ok=True)
+                        part.with_name(part.name + ".json").unlink(missing_ok=True)
+                return
+        finally:
+            os.close(handle)
 
 
 def _fetch(file: Download, part: Path, note: Path, access: Access, stop: threading.Event) -> int:
@@ -237,7 +276,7 @@ def _judge(answer: Any, file: Download, part: Path, note: Path, have: int) -> tu
         found = re.search(r"/(\d+)$", str(answer.headers.get("Content-Range") or ""))
         if found and int(found.group(1)) == have:
             return have, have
-        _forget(part, note)
+        _restart(part, note)
         raise _Again("the server has another file now")
     if code not in (200, 206):
         hint = (
@@ -251,13 +290,13 @@ def _judge(answer: Any, file: Download, part: Path, note: Path, have: int) -> tu
     if code == 206:
         found = re.match(r"bytes (\d+)-\d+/(\d+|\*)", str(answer.headers.get("Content-Range") or ""))
         if not found or int(found.group(1)) != have:
-            _forget(part, note)
+            _restart(part, note)
             raise _Again("the server resumed at the wrong place")
         start, total = have, int(found.group(2)) if found.group(2) != "*" else None
     else:
         start, total = 0, int(length) if length.isdigit() else None
     if file.size is not None and total is not None and total != file.size:
-        _forget(part, note)
+        _restart(part, note)
         raise FetchError(
             f"{file.url}: has {total:,} bytes, but the catalogue promises {file.size:,}",
             hint="One of the two is wrong, so it is not used. Search the catalogue again.",
@@ -278,7 +317,7 @@ def _receive(
     if total is not None and shutil.disk_usage(part.parent).free < total - start:
         raise OSError(28, "the disk is full")
     received, since, lately = 0, time.monotonic(), 0
-    with part.open("r+b" if start else "wb") as handle:
+    with part.open("r+b") as handle:
         handle.seek(start)
         handle.truncate()
         # What has come, however little: a server that dribbles must be noticed, and nothing be asked for twice.
@@ -312,7 +351,9 @@ def _copy(file: Download, part: Path) -> int:
             f"{file.url}: has {source.stat().st_size:,} bytes, but the catalogue promises {file.size:,}",
             hint="One of the two is wrong, so it is not used.",
         )
-    shutil.copyfile(source, part)
+    with source.open("rb") as one, part.open("r+b") as other:
+        other.truncate(0)
+        shutil.copyfileobj(one, other, 2**20)
     return part.stat().st_size
 
 
@@ -338,8 +379,10 @@ def _remember(note: Path, file: Download, headers: Mapping[str, str]) -> None:
     note.write_text(json.dumps({"url": _bare(file.url), "tag": tag}), encoding="utf-8")
 
 
-def _forget(part: Path, note: Path) -> None:
-    part.unlink(missing_ok=True)
+def _restart(part: Path, note: Path) -> None:
+    """Begin anew, in the same file: the lock is on it."""
+    with part.open("r+b") as handle:
+        handle.truncate(0)
     note.unlink(missing_ok=True)
 
 

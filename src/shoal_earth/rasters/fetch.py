@@ -7,7 +7,9 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -199,14 +201,18 @@ def fetch_windows(
         if not missing:
             counts["there"] += 1
             continue
-        parts = [_blocks(asset, folder, places, margin, access) for asset in missing]
+        with ThreadPoolExecutor(max_workers=max(1, access.parallel)) as pool:
+            parts = list(
+                pool.map(partial(_blocks, folder=folder, places=places, margin=margin, access=access), missing)
+            )
         if not any(read for read, _ in parts):
             counts["outside"] += 1
             continue
         counts["scenes"] += 1
         counts["pixels"] += sum(read for read, _ in parts)
         counts["all"] += sum(whole for _, whole in parts)
-        _finish(item, folder, {asset.key: PurePosixPath(asset.name).stem + ".tif" for asset in missing})
+        got = [asset for asset, (read, _) in zip(missing, parts, strict=True) if read]
+        _finish(item, folder, {asset.key: PurePosixPath(asset.name).stem + ".tif" for asset in got})
     if items and counts["outside"] == len(items):
         raise UsageError(
             f"none of the places touches any of the {len(items)} scenes",
