@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,19 @@ class Opened:
     store: StudyStore
     root: Store
     profile: str | None
+    overrides: tuple[str, ...] = ()
+    store_given: str | None = None
+
+    @property
+    def store_option(self) -> str:
+        """``--store`` as it was given, to be repeated in a command that we suggest."""
+        return f" --store {shlex.quote(self.store_given)}" if self.store_given else ""
+
+    @property
+    def options(self) -> str:
+        """What was given beside the study file, to be repeated in a command that we suggest."""
+        profile = f" --profile {shlex.quote(self.profile)}" if self.profile else ""
+        return profile + "".join(f" --set {shlex.quote(item)}" for item in self.overrides) + self.store_option
 
 
 def open_study(
@@ -95,7 +109,7 @@ def open_study(
             words += [f"--set {item}" for item in overrides or ()]
             typer.echo(f"(as last run: {' '.join(words)})", err=True)
             study = load_study(file, profile=profile, overrides=overrides or ())
-    return Opened(build(study), mine, root, profile)
+    return Opened(build(study), mine, root, profile, tuple(overrides or ()), store)
 
 
 def _find_own_commands() -> None:

@@ -75,7 +75,7 @@ def plan(
     if json:
         print_json(as_json(opened, states, findings))
     else:
-        _show(opened, snapshot, states, study, profile, on, findings)
+        _show(opened, snapshot, states, study, on, findings)
     if findings is not None and any(finding.level == "error" for finding in findings):
         if manifests is not None:
             typer.echo(f"error: {manifests}: nothing was written, as the cluster would refuse it", err=True)
@@ -121,7 +121,6 @@ def _show(
     snapshot: Snapshot,
     states: dict[str, TaskState],
     file: Any,
-    profile: str | None,
     on: str | None,
     findings: list[Finding] | None,
 ) -> None:
@@ -185,7 +184,7 @@ def _show(
         from shoal.cli.on_cluster import show_findings
 
         show_findings(out, str(on), findings)
-    option = (f" --profile {profile}" if profile else "") + (f" --on {on}" if on and findings is None else "")
+    option = _plain(opened.options) + (f" --on {on}" if on and findings is None else "")
     if estimates:
         out.print(
             Text(
@@ -201,7 +200,9 @@ def _show(
     elif total["gate"]:
         out.print(f"Nothing to run before a person approves: shoal approve {_plain(str(file))}{option}")
     else:
-        out.print(f"All {total['tasks']} tasks are done. See: shoal results {_plain(str(file))}")
+        out.print(
+            f"All {total['tasks']} tasks are done. See: shoal results {_plain(str(file))}{_plain(opened.store_option)}"
+        )
 
 
 def _each(opened: Opened, step: str, resources_of: Any) -> str:

@@ -48,14 +48,14 @@ def retry(
         ask(opened.store, Request("retry", tuple(sorted(chosen)), set=overrides))
         typer.echo(f"{opened.plan.study.study}: asked its runner to try {len(chosen)} tasks again")
         return
-    executor = open_executor(on)
+    executor = open_executor(on, beside=opened.plan.study.folder)
     opened.root.prepare()
     runner = Runner(opened.plan, opened.store, executor, asked=chosen, profile=opened.profile, resources=overrides)
     try:
         summary = run_watched(runner)
     finally:
         executor.close()
-    tell(summary, runner, str(study))
+    tell(summary, runner, str(study), opened)
     raise typer.Exit(summary.exit_code)
 
 

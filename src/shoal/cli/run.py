@@ -12,6 +12,7 @@ import typer
 
 from shoal.cli.common import (
     OnOption,
+    Opened,
     ProfileOption,
     SetOption,
     StoreOption,
@@ -65,7 +66,7 @@ def run(
 
     opened = open_study(study, profile=profile, overrides=set_, store=store)
     asked = opened.plan.find(only) if only else None
-    executor = open_executor(on)
+    executor = open_executor(on, beside=opened.plan.study.folder)
     opened.root.prepare()
     runner = Runner(
         opened.plan,
@@ -81,7 +82,7 @@ def run(
         summary = run_watched(runner)
     finally:
         executor.close()
-    tell(summary, runner, str(study))
+    tell(summary, runner, str(study), opened)
     raise typer.Exit(summary.exit_code)
 
 
@@ -130,10 +131,11 @@ def _signals(runner: Runner) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def tell(summary: Summary, runner: Runner, file: str) -> None:
+def tell(summary: Summary, runner: Runner, file: str, opened: Opened) -> None:
     """Say how a run ended, on standard error."""
     from shoal.runner import Phase
 
+    look, again = f"{file}{opened.store_option}", f"{file}{opened.options}"
     counts = {phase: count for phase, count in summary.counts.items() if count}
     total = sum(counts.values())
     reused = sum(step.reused for step in runner.progress.steps.values())
@@ -146,12 +148,15 @@ def tell(summary: Summary, runner: Runner, file: str) -> None:
         lines += [f"  ! {problem}" for problem in problems[:10]]
         if len(problems) > 10:
             lines.append(f"  … and {len(problems) - 10} more.")
-        lines.append(f"Look at: shoal status {file} · shoal logs {file} TASK. Once mended: shoal run {file}")
+        lines.append(f"Look at: shoal status {look} · shoal logs {look} TASK. Once mended: shoal run {again}")
     for task, message in summary.gates.items():
         lines.append(f"  waits: {message}")
-        lines.append(f"  then: shoal approve {file} {runner.plan.tasks[task].step}, and shoal run {file}")
+        lines.append(
+            f"  then: shoal approve {file} {runner.plan.tasks[task].step}{opened.store_option}, and shoal run {again}"
+        )
     if summary.left:
-        lines.append(f"{summary.left} tasks go on running; shoal run {file} takes them up again.")
+        lines.append(f"{summary.left} tasks go on running; shoal run {again} takes them up again.")
     if summary.exit_code == 0:
-        lines.append(f"See: shoal results {file} · shoal report {file}")
+        compared = runner.plan.study.report.objective or runner.plan.study.report.tables
+        lines.append(f"See: shoal {'results' if compared else 'status'} {look} · shoal report {look}")
     _say("\n".join(lines))

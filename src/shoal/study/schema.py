@@ -283,7 +283,7 @@ class Study(_Model):
     store: f.Text | None = Field(
         None,
         description="Where outputs and results are kept; `--store` wins over it.",
-        examples=["runs", "s3://bucket/shoal"],
+        examples=["runs", "/data/shoal"],
     )
     report: Report = Field(
         default_factory=Report,
