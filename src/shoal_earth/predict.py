@@ -12,10 +12,11 @@ __all__ = ["predict_command"]
 
 def predict_command(
     model: Annotated[Path, typer.Option(help="A checkpoint, or the folder of a finished trial.")],
-    scene: Annotated[Path, typer.Option(help="The scene: a raster, or with --composite any satellite product.")],
+    scene: Annotated[Path, typer.Option(help="The scene: a raster, or a satellite product.")],
     out: Annotated[Path, typer.Option(help="Folder for classes.tif, probability.tif and the polygons.")],
     composite: Annotated[
-        str | None, typer.Option(help="Composite that the model's chips were cut from: ngb, rgb, ndvi, ...")
+        str | None,
+        typer.Option(help="Composite that the model's chips were cut from, where it does not know: ngb, ndvi, ..."),
     ] = None,
     overlap: Annotated[float, typer.Option(help="Share of a window that neighbours share.")] = 0.25,
     batch_size: Annotated[int, typer.Option(help="Windows at once.")] = 8,

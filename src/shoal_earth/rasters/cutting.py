@@ -1,4 +1,8 @@
-"""Chips from whole scenes or pairs, dealt to training, validation and test by tile (or any other group), sharing no ground."""
+"""Chips from whole scenes or pairs, dealt to training, validation and test by tile (or any other group), sharing no ground.
+
+Chips hold reflectance and indices as 16-bit integers in steps of 1/10,000 (``step`` in the index): half the size of floats, and
+as exact as the products themselves.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +25,6 @@ from shoal_earth.rasters.shards import ShardWriter
 from shoal_earth.rasters.split import SPLITS, assign
 
 __all__ = ["Cut", "CutRules", "Layer", "cut_layers"]
-
-STEPS = 10_000
-"""Chips hold reflectance and indices as 16-bit integers, in steps of 1/10,000: half the size of floats, and as exact as the
-products themselves."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def cut_layers(
         dates=times,
         dtype="int16",
         step=fitter.step,
-        kind=kind,
+        composite=kind,
         normalise=rules.normalise,
         scale=stored_scale * times,
         splits=given,

@@ -27,10 +27,11 @@ __all__ = ["find_checkpoint", "map_scene"]
 
 @dataclass
 class _Raster:
-    """All bands of a raster file, as the chips were cut from one."""
+    """All bands of a raster file, as the chips were cut from one. ``blank`` is what chips hold where there is no data."""
 
     scene: Any
     scale: list[dict[str, float]]
+    blank: float | None
 
     def __post_init__(self) -> None:
         self.grid = Grid(self.scene.crs, self.scene.transform, self.scene.height, self.scene.width)
@@ -44,6 +45,8 @@ class _Raster:
                 f"{self.scene.path}: cannot be read at row {window.row_off}, column {window.col_off}: {reason(error)}",
                 hint="The file is probably truncated: fetch it again.",
             ) from None
+        if self.blank is not None:
+            values = np.where(valid, values, self.blank)
         return Pixels(normalise(values, self.scale), valid)
 
 
@@ -55,11 +58,13 @@ class _Composite:
     kind: str
     grid: Grid
     scale: list[dict[str, float]]
+    blank: float | None
 
     def read(self, window: Window) -> Pixels:
         pixels = composite(self.scene, self.kind, window, self.grid)
-        # No data is NaN in a composite's file, which normalising turns to the middle of the scale.
-        return Pixels(normalise(np.where(pixels.valid, pixels.values, np.nan), self.scale), pixels.valid)
+        # In a composite's file it is NaN, which normalising turns to the middle of the scale.
+        blank = np.nan if self.blank is None else self.blank
+        return Pixels(normalise(np.where(pixels.valid, pixels.values, blank), self.scale), pixels.valid)
 
 
 def find_checkpoint(trial: Path) -> Path:
@@ -98,7 +103,7 @@ def map_scene(
         trial: see :func:`find_checkpoint`.
         path: a raster with the bands of the training chips, or with ``kind`` any satellite scene.
         out: folder for the maps.
-        kind: composite that the chips were cut from, e.g. ``ngb``.
+        kind: composite that the chips were cut from, e.g. ``ngb``; models of chips that were cut from satellite scenes know it.
         overlap: share of a window that neighbours share.
         batch_size: windows at once.
         threshold: see :func:`predict_scene`.
@@ -114,6 +119,15 @@ def map_scene(
         raise UsageError(f"the overlap is a share of a window, from 0 to less than 1, not {overlap:g}")
     model, meta = load_model(find_checkpoint(trial))
     bands, size, name = int(meta["bands"]), int(meta["size"]), str(meta["classes"][1])
+    # The chips' numbers may be in steps; a scene's are not.
+    step = float(meta.get("step") or 1)
+    scale = [{**band, "low": band["low"] * step, "high": band["high"] * step} for band in meta["scale"]]
+    blank = 0.0 if "step" in meta else None
+    known = meta.get("composite")
+    if known and kind and kind != known:
+        raise UsageError(f"the model was trained on the composite {known}, not on {kind}")
+    if known and not (path.is_file() and path.suffix.lower() in (".tif", ".tiff", ".vrt")):
+        kind = known
     settings: dict[str, Any] = {
         "size": size,
         "overlap": round(size * overlap),
@@ -136,7 +150,7 @@ def map_scene(
                 raise UsageError("clouds are told by a scene's classification: name a scene and its composite")
             with open_scene(path, meta["resolution"]) as raster:
                 _fits(path, raster.bands, bands)
-                return predict_scene(_Raster(raster, meta["scale"]), answer, out, **settings)
+                return predict_scene(_Raster(raster, scale, blank), answer, out, **settings)
         with read_scene(path) as scene:
             grid = scene.grid(recipe(kind).bands, meta["resolution"])
             _fits(path, len(recipe(kind).names), bands)
@@ -144,7 +158,7 @@ def map_scene(
             def visible(window: Window) -> np.ndarray[Any, Any]:
                 return ~mask(scene.classes(window, grid), HIDDEN)
 
-            source = _Composite(scene, kind, grid, meta["scale"])
+            source = _Composite(scene, kind, grid, scale, blank)
             return predict_scene(source, answer, out, valid=visible if skip_hidden else None, **settings)
 
 

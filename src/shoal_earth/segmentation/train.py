@@ -132,6 +132,8 @@ def train(chips: Path, out: Path | None, settings: TrainSettings) -> dict[str, A
                 "scale": examples.index["scale"],
                 "size": examples.index["size"],
                 "resolution": examples.index["resolution"],
+                # Of chips cut from satellite scenes: what they show, and in what steps.
+                **{key: examples.index[key] for key in ("composite", "step") if key in examples.index},
             },
         )
         best = fit.run()
