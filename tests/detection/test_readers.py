@@ -448,3 +448,13 @@ def test_pixels_of_complex_type_are_left_out(tmp_path: Path) -> None:
     dataset = read_dataset("xview", folder)
     assert skipped(dataset, "images") == {"pixels of complex type": 1}
     assert skipped(dataset) == {"image left out": 1}
+
+
+def test_dota_labels_one_folder_down(tmp_path: Path) -> None:
+    write_dota(tmp_path, {"P1": [quad(1, 1, 9, 9)]})
+    (tmp_path / "labelTxt-v1.0").mkdir()
+    (tmp_path / "labelTxt").rename(tmp_path / "labelTxt-v1.0" / "labelTxt")
+    assert read_dataset("dota", tmp_path).images[0].label_file == "labelTxt-v1.0/labelTxt/P1.txt"
+    (tmp_path / "labelTxt-v1.5").mkdir()
+    with pytest.raises(UsageError, match="more than one folder of labels"):
+        read_dataset("dota", tmp_path)

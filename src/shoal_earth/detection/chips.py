@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import UsageError
+from shoal_earth.detection.ahead import ahead
 from shoal_earth.detection.findings import Findings
 from shoal_earth.detection.form import Dataset, Image
-from shoal_earth.detection.imagery import ImageError, Source, quiet
+from shoal_earth.detection.imagery import ImageError, Source, options, quiet
 from shoal_earth.detection.shards import ImageShards
 from shoal_earth.detection.splits import SplitRules, split_images
 from shoal_earth.rasters.output import write_error
@@ -122,14 +123,15 @@ def _cut_all(
     first = 0
     tally = {name: {"images": 0, "chips": 0, "objects": 0} for name in SPLITS}
     classes = {name: np.zeros(len(dataset.classes), np.int64) for name in SPLITS}
-    with quiet():
+    # Decoding goes ahead in a thread while chips are written.
+    with quiet(), ahead(_decode(dataset.images, rules)) as decoded:
         for number, (image, name) in enumerate(zip(dataset.images, splits, strict=True)):
             findings.read("decoded images")
             findings.read("boxes", len(image.boxes))
             before = len(writer.chips)
             writer.begin()
             try:
-                own, pieces, found = _cut_one(image, number, first, len(dataset.classes), name, rules, writer)
+                own, pieces, found = _cut_one(image, decoded, number, first, len(dataset.classes), name, rules, writer)
             except ImageError as error:
                 writer.take_back()
                 _lost(findings, image, str(error), rules)
@@ -164,8 +166,44 @@ def _cut_all(
     return {**tally, "classes": by_class}
 
 
+@dataclass(frozen=True)
+class _Pixels:
+    """What there is to know of an image's pixels before the first strip of them."""
+
+    bands: list[int]
+    count: int
+    dtype: str
+    nodata: float | None
+
+
+# Of each image: its pixels' facts, strips with their first rows, and None at the end; or an error at any point.
+_Decoded = _Pixels | tuple[int, Array] | ImageError | None
+
+
+def _decode(images: Sequence[Image], rules: ChipRules) -> Generator[_Decoded, None, None]:
+    with options():
+        for image in images:
+            try:
+                with Source(image.path, rules.bands) as source:
+                    if (source.width, source.height) != (image.width, image.height):
+                        raise ImageError("has another size than when its labels were read")
+                    yield _Pixels(source.bands, source.count, source.dtype, source.nodata)
+                    yield from source.strips(rules.size, starts(image.height, rules.size, rules.overlap))
+            except ImageError as error:
+                yield error
+            else:
+                yield None
+
+
 def _cut_one(
-    image: Image, number: int, first: int, classes: int, split: str, rules: ChipRules, writer: ImageShards
+    image: Image,
+    decoded: Iterator[_Decoded],
+    number: int,
+    first: int,
+    classes: int,
+    split: str,
+    rules: ChipRules,
+    writer: ImageShards,
 ) -> tuple[dict[str, Any], _Pieces, Array]:
     """Cut one image; gives what there is to say of its pixels, what became of its boxes, and pieces by class."""
     size = rules.size
@@ -173,34 +211,39 @@ def _cut_one(
     pieces = _Pieces(np.zeros(len(image.boxes), np.int8), Counter(chips=len(tops) * len(lefts)))
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(image.name).stem)[:48]
     found = np.zeros(classes, np.int64)
-    with Source(image.path, rules.bands) as source:
-        if (source.width, source.height) != (image.width, image.height):
-            raise ImageError("has another size than when its labels were read")
-        statistics = None if source.dtype == "uint8" else BandStatistics(source.count, source.dtype)
-        seen = 0
-        for top, strip in source.strips(size, tops):
-            if statistics is not None:
-                _add(statistics, strip[:, max(seen - top, 0) :], source.nodata)
-                seen = top + strip.shape[1]
-            near = np.flatnonzero((image.boxes.xyxy[:, 1] < top + size) & (image.boxes.xyxy[:, 3] > top))
-            for left in lefts:
-                rows = _pieces(image, near, left, top, first, rules, pieces)
-                if not len(rows) and not rules.keep_empty:
-                    pieces.counts["empty"] += 1
-                    continue
-                part = strip[:, :, left : left + size]
-                if part.shape[1:] != (size, size):
-                    whole = np.zeros((len(part), size, size), part.dtype)
-                    whole[:, : part.shape[1], : part.shape[2]] = part
-                    part, high, wide = whole, part.shape[1], part.shape[2]
-                else:
-                    high = wide = size
-                key = f"{number:06d}-{stem}-{top:06d}-{left:06d}"
-                place = {"image_number": number, "row": top, "column": left, "height": high, "width": wide}
-                writer.add(split, key, {"image": part, "boxes": rows}, **place, objects=len(rows))
-                found += np.bincount(rows["label"], minlength=classes)
-        own: dict[str, Any] = {"bands": source.bands, "dtype": source.dtype}
-        own["low"], own["high"] = _range(statistics)
+    pixels: _Pixels | None = None
+    statistics: BandStatistics | None = None
+    seen = 0
+    for item in decoded:
+        if isinstance(item, ImageError):
+            raise item
+        if item is None:
+            break
+        if isinstance(item, _Pixels):
+            pixels = item
+            statistics = None if item.dtype == "uint8" else BandStatistics(item.count, item.dtype)
+            continue
+        top, strip = item
+        if statistics is not None and pixels is not None:
+            _add(statistics, strip[:, max(seen - top, 0) :], pixels.nodata)
+            seen = top + strip.shape[1]
+        near = np.flatnonzero((image.boxes.xyxy[:, 1] < top + size) & (image.boxes.xyxy[:, 3] > top))
+        for left in lefts:
+            rows = _pieces(image, near, left, top, first, rules, pieces)
+            if not len(rows) and not rules.keep_empty:
+                pieces.counts["empty"] += 1
+                continue
+            part = strip[:, :, left : left + size]
+            high, wide = part.shape[1:]
+            if (high, wide) != (size, size):
+                part = np.pad(part, ((0, 0), (0, size - high), (0, size - wide)))
+            key = f"{number:06d}-{stem}-{top:06d}-{left:06d}"
+            place = {"image_number": number, "row": top, "column": left, "height": high, "width": wide}
+            writer.add(split, key, {"image": part, "boxes": rows}, **place, objects=len(rows))
+            found += np.bincount(rows["label"], minlength=classes)
+    assert pixels is not None
+    low, high_end = _range(statistics)
+    own: dict[str, Any] = {"bands": pixels.bands, "dtype": pixels.dtype, "low": low, "high": high_end}
     return own, pieces, found
 
 

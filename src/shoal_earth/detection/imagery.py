@@ -24,7 +24,7 @@ from rasterio.windows import Window
 from shoal.errors import UsageError
 from shoal_earth.rasters.grids import reason
 
-__all__ = ["EXTENSIONS", "ImageError", "Probe", "Source", "on_map", "probe", "quiet", "to_rgb"]
+__all__ = ["EXTENSIONS", "ImageError", "Probe", "Source", "on_map", "options", "probe", "quiet", "to_rgb"]
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".jp2", ".bmp")
 # By what a file begins with, since names lie. All hold their pixels themselves; a VRT, say, could name files elsewhere.
@@ -46,6 +46,10 @@ _OPTIONS = {
     "GDAL_CACHEMAX": 128 * 2**20,
     "GDAL_PAM_ENABLED": "NO",
 }
+WHOLE_BYTES = 128 * 2**20
+"""Larger images are decoded strip by strip."""
+STRIP_BYTES = 2**31
+"""An image too wide for this is refused: a header can promise anything."""
 Array = np.ndarray[Any, Any]
 
 
@@ -53,10 +57,15 @@ class ImageError(Exception):
     """An image cannot be opened or decoded; the text says why."""
 
 
+def options() -> Any:
+    """GDAL's options for images; they hold for one thread."""
+    return rasterio.Env(**_OPTIONS)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """GDAL's options for images, set once around many of them, and no warnings about images without a place on earth."""
-    with rasterio.Env(**_OPTIONS), warnings.catch_warnings():
+    with options(), warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         logging.getLogger("rasterio").setLevel(logging.CRITICAL)
         yield
@@ -104,6 +113,18 @@ def _open(path: Path) -> Any:
         raise ImageError(reason(error).replace(str(path), path.name)) from None
 
 
+def _png_is_whole(path: Path) -> bool:
+    """Whether a PNG reaches its end mark. GDAL fills what is missing of a cut one, and says nothing."""
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            if head[4:] == b"IEND":
+                return True
+            # Contents, and their checksum, which GDAL looks at.
+            file.seek(int.from_bytes(head[:4], "big") + 4, 1)
+    return False
+
+
 def _crs(dataset: Any) -> str | None:
     if dataset.crs is None:
         return None
@@ -129,6 +150,9 @@ class Source:
     def __init__(self, path: Path, bands: Sequence[int] | None = None) -> None:
         self.path = path
         self._file = _open(path)
+        if self._file.driver == "PNG" and not _png_is_whole(path):
+            self._file.close()
+            raise ImageError("the file ends early")
         self.width, self.height = int(self._file.width), int(self._file.height)
         self.nodata = self._file.nodata
         self._palette: Array | None = None
@@ -181,7 +205,18 @@ class Source:
         return result
 
     def strips(self, size: int, starts: Sequence[int]) -> Iterator[tuple[int, Array]]:
-        """For each start its ``size`` rows (fewer if the image has fewer); every row is read once, all of them in the end."""
+        """For each start its ``size`` rows (fewer if the image has fewer); every row is read once, all of them in the end.
+
+        An image of up to ``WHOLE_BYTES`` is read in one go, which some formats decode much faster; of a larger one no more than
+        two strips are held.
+        """
+        row = self.width * self.count * np.dtype(self.dtype).itemsize
+        if row * min(size, self.height) > STRIP_BYTES:
+            raise ImageError(f"is {self.width} pixels wide: {size} rows of it would take {row * size / 2**30:.0f} GiB")
+        if row * self.height <= WHOLE_BYTES:
+            whole = self.rows(0, self.height)
+            yield from ((start, whole[:, start : start + size]) for start in starts)
+            return
         held = np.empty((self.count, 0, self.width), self.dtype)
         bottom = 0
         for start in starts:

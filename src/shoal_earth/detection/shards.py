@@ -51,8 +51,6 @@ class ImageShards(ShardWriter):
     def end(self) -> None:
         """The image is whole: close shards that have grown large."""
         for split, (_, _, tar) in list(self._open.items()):
-            # Members are kept for reading, which nobody does here.
-            tar.getmembers().clear()
             if tar.offset > self._limit:
                 self._finish(split)
 

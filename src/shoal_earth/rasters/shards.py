@@ -54,13 +54,7 @@ class ShardWriter:
         name, file, tar = self._open[split]
         places = {}
         for kind, array in sorted(arrays.items()):
-            buffer = io.BytesIO()
-            np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
-            member = tarfile.TarInfo(f"{key}.{kind}.npy")
-            member.size, member.mode = buffer.tell(), 0o644
-            buffer.seek(0)
-            places[kind] = [tar.offset + tarfile.BLOCKSIZE, member.size]
-            tar.addfile(member, buffer)
+            places[kind] = _append(file, tar, f"{key}.{kind}.npy", np.ascontiguousarray(array))
         self.chips.append({"key": key, "split": split, "shard": name, **places, **facts})
         if tar.offset > self.shard_bytes:
             self._finish(split)
@@ -87,6 +81,21 @@ class ShardWriter:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self.folder / INDEX)
+
+
+def _append(file: Any, tar: tarfile.TarFile, name: str, array: np.ndarray[Any, Any]) -> list[int]:
+    """Add a member; gives its offset and size. ``TarFile.addfile`` would copy the pixels three times on their way."""
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(array))
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = head.tell() + array.nbytes, 0o644
+    begin = member.tobuf(tarfile.USTAR_FORMAT)
+    padding = -member.size % tarfile.BLOCKSIZE
+    for part in (begin, head.getbuffer(), array.data, bytes(padding)):
+        file.write(part)
+    place = [tar.offset + len(begin), member.size]
+    tar.offset += len(begin) + member.size + padding
+    return place
 
 
 def _compact(content: dict[str, Any]) -> str:

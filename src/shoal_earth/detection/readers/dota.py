@@ -63,7 +63,9 @@ def read_dota(folder: Path, *, only: Sequence[str] | None = None) -> Dataset:
                 hint="Leave the one to be used, and move the others elsewhere.",
             )
         found += 1
-        _read_part(take, part / "images", labels[0], split)
+        # As unpacked from labelTxt-v1.0/labelTxt.zip.
+        inner = labels[0] / "labelTxt"
+        _read_part(take, part / "images", inner if inner.is_dir() else labels[0], split)
     if not found:
         raise UsageError(
             f"{folder}: has no folder labelTxt, nor have its train, val and test",

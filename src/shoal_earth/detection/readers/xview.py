@@ -87,6 +87,8 @@ TYPES = {
 }
 """Number in the file to class."""
 
+# So many labels of an image are looked up on the map.
+_PLACES = 50
 CLASSES = tuple(TYPES.values())
 """The 60 classes, by number."""
 
@@ -143,8 +145,9 @@ def _feature(
     image = images[file]
     # The number is what a finding shows where there is no class of that number.
     shown = label or f"type {facts.get('type_id')}"
-    if take.label(image, box, shown, where) and image is not None and (centre := _centre(item.get("geometry"))):
-        image.places.append(centre)
+    if take.label(image, box, shown, where) and image is not None and len(image.places) < _PLACES:
+        centre = _centre(item.get("geometry"))
+        image.places += [centre] if centre else []
 
 
 def _crs_name(item: Any) -> str | None:
