@@ -370,16 +370,19 @@ def test_an_internal_mask_and_nan_count_as_no_data(tmp_path: Path) -> None:
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK="YES"), rasterio.open(tmp_path / "m.tif", "w", **profile) as file:
         file.write(np.full((1, 32, 32), 7, np.float32))
         file.write_mask(good)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK="NO"), rasterio.open(tmp_path / "e.tif", "w", **profile) as file:
+        file.write(np.full((1, 32, 32), 7, np.float32))
+        file.write_mask(good)
+    assert (tmp_path / "e.tif.msk").exists(), "this one has its mask in a file beside it"
     values = np.full((1, 32, 32), 7, np.float32)
     values[0][~good] = np.nan
     with rasterio.open(tmp_path / "n.tif", "w", **profile) as file:
         file.write(values)
-    for name in ("m.tif", "n.tif"):
+    for name in ("m.tif", "e.tif", "n.tif"):
         with read_scene(tmp_path / name) as scene:
             assert (scene.read(["1"]).valid == good).all()
-    with read_scene(tmp_path / "m.tif") as scene:
-        half = scene.read(["1"], grid=scene.grid(resolution=20))
-        assert (half.valid == good[::2, ::2]).all()
+            half = scene.read(["1"], grid=scene.grid(resolution=20))
+            assert (half.valid == good[::2, ::2]).all()
 
 
 def test_names_of_tiles() -> None:

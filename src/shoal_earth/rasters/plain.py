@@ -11,7 +11,7 @@ from rasterio.errors import RasterioError
 
 from shoal.errors import UsageError
 from shoal_earth.rasters.grids import reason
-from shoal_earth.rasters.scenes import REMOTE, Band, BandFile, Scene, tile_of
+from shoal_earth.rasters.scenes import Band, BandFile, Scene, environment, tile_of
 
 __all__ = ["read_raster"]
 
@@ -23,7 +23,7 @@ def read_raster(path: str, *, bands: Sequence[str] | None = None, nodata: float 
         UsageError: it cannot be read, or ``bands`` are not as many as it has.
     """
     try:
-        with rasterio.Env(**REMOTE), rasterio.open(path) as dataset:
+        with environment(path), rasterio.open(path) as dataset:
             count, described = dataset.count, list(dataset.descriptions)
             scales, offsets, marked = dataset.scales, dataset.offsets, dataset.nodatavals
             tags = dataset.tags()

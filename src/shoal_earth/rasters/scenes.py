@@ -25,7 +25,7 @@ from rasterio.windows import Window
 from shoal.errors import UsageError
 from shoal_earth.rasters.grids import Grid, Pixels, reason
 
-__all__ = ["REMOTE", "Band", "BandFile", "Classes", "Scene", "read_scene", "tile_of"]
+__all__ = ["REMOTE", "Band", "BandFile", "Classes", "Scene", "environment", "read_scene", "tile_of"]
 
 # Read from a bucket: no listing of the folder for sidecar files, and a server that hiccups is asked again.
 REMOTE = {
@@ -49,6 +49,12 @@ _GDAL_TYPES = {
 }
 # Who asks for near infrared means the broad band; a sensor without one has the narrow.
 _STAND_INS = {"nir": "nir08", "visual": "tci", "tci": "visual"}
+
+
+def environment(path: str) -> Any:
+    """GDAL's settings for a path: :data:`REMOTE` for what lies on a server; local files keep their sidecars."""
+    remote = re.match(r"https?://|/vsi(curl|s3|gs|az)/", path) is not None
+    return rasterio.Env(**REMOTE) if remote else rasterio.Env()
 
 
 @dataclass(frozen=True)
@@ -218,7 +224,7 @@ class Scene:
             resampling = _DOWNSAMPLE if grid.resolution > own.resolution * 1.001 else _UPSAMPLE
             view, alpha = self._view(file, band, grid, Resampling.nearest if nearest else resampling)
         try:
-            with rasterio.Env(**REMOTE):
+            with environment(file.path):
                 values = view.read(list(file.indices), window=window)
                 marks = self._marks(view, alpha, values, file.indices, window)
         except (RasterioError, MemoryError) as error:
@@ -271,7 +277,7 @@ class Scene:
     def _dataset(self, path: str) -> Any:
         if path not in self._open:
             try:
-                with rasterio.Env(**REMOTE):
+                with environment(path):
                     self._open[path] = rasterio.open(path)
             except RasterioError as error:
                 raise UsageError(
