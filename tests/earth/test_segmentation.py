@@ -166,6 +166,8 @@ def test_models_that_cannot_be_had_say_what_to_do(tmp_path: Path, monkeypatch: p
         build_model("unet", "resnet1999", bands=1, classes=2)
     with pytest.raises(UsageError, match="cannot be chosen"):
         build_model("linknet", "tu-test_resnet", bands=1, classes=2, width=32)
+    with pytest.raises(UsageError, match=r"(?s)2 times the image's size.*Leave --depth out"):
+        build_model("fpn", "tu-test_resnet", bands=1, classes=2, depth=4)
     # No network: the hub's own switch.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
@@ -195,7 +197,7 @@ def test_pictures_show_hits_and_mistakes(tmp_path: Path) -> None:
         np.testing.assert_array_equal(drawn[4 * row, 4 * 8], np.round(0.5 * np.array(COLOURS[name])))
     assert drawn[240, 160].max() == 0
     assert {p.name for p in tmp_path.iterdir()} == {"input.png", "truth.png", "prediction.png"}
-    shares = [0.0, 0.5, 0.1, 0.3, 0.2, 0.0]
+    shares = [0.01, 0.5, 0.1, 0.3, 0.2, 0.0]
     assert choose(shares, 2) == [1, 2]
     assert choose(shares, 1) == [1]
     assert choose(shares, 0) == []

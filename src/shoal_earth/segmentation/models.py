@@ -70,9 +70,23 @@ def build_model(
                 "(--weights FILE.pth), or start from random weights (--weights none).",
             ) from None
         raise UsageError(f"{name} with encoder {encoder} cannot be built: {reason}") from None
+    if depth is not None:
+        _same_size(model, name, depth, bands)
     if file:
         _fill(model.get_submodule("encoder"), file, encoder)
     return model
+
+
+def _same_size(model: nn.Module, name: str, depth: int, bands: int) -> None:
+    """Some decoders enlarge by a fixed factor that is right for the usual depth alone."""
+    with torch.no_grad():
+        answer = model.eval()(torch.zeros(1, bands, 64, 64))
+    model.train()
+    if answer.shape[-2:] != (64, 64):
+        raise UsageError(
+            f"{name} with an encoder of {depth} stages answers at {answer.shape[-1] / 64:g} times the image's size",
+            hint="Leave --depth out for this model.",
+        )
 
 
 def _decoder(name: str, accepted: Any, stages: int, width: int | None) -> dict[str, Any]:

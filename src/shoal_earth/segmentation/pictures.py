@@ -15,11 +15,12 @@ _SIDE = 256
 
 
 def choose(shares: list[float], count: int = 6) -> list[int]:
-    """Which chips to show: spread evenly from the one with most foreground down to the least that has any.
+    """Which chips to show: spread evenly from the one with most foreground down to those with a fifth of that.
 
     Depends on the chips alone, so that every model shows the same ones.
     """
-    ranked = sorted((i for i, share in enumerate(shares) if share > 0), key=lambda i: (-shares[i], i))
+    least = max(max(shares, default=0.0) / 5, 1e-9)
+    ranked = sorted((i for i, share in enumerate(shares) if share >= least), key=lambda i: (-shares[i], i))
     ranked = ranked or list(range(len(shares)))
     if len(ranked) <= count or count < 2:
         return ranked[: max(count, 0)]
