@@ -25,8 +25,9 @@ def main(tasks: int, parallel: int, folder: str) -> None:
         live.append(executor.submit(noop, number))
         while len(live) >= (parallel if number < tasks - 1 else 1):
             time.sleep(0.005)
-            done += [job.result() for job in live if job.done()]
-            live = [job for job in live if not job.done()]
+            ended = [job for job in live if job.done()]
+            done += [job.result() for job in ended]
+            live = [job for job in live if job not in ended]
     assert sorted(done) == list(range(tasks))
 
 

@@ -30,12 +30,14 @@ def markdown(parts: Mapping[str, Part], facts: Mapping[str, str]) -> str:
 def text(parts: Mapping[str, Part], facts: Mapping[str, str]) -> str:
     """All parts side by side: one line for each thing measured."""
     lines: list[list[str]] = []
+    reasons: list[str] = []
     for letter, part in parts.items():
         for row in part.rows:
             cells = "   ".join(f"{name} {value}" for name, value in row.cells.items() if value)
             lines.append([f"({letter})", row.what, cells])
         if not part.rows:
-            lines.append([f"({letter})", "; ".join(part.notes), ""])
+            lines.append([f"({letter})", "not measured", ""])
+            reasons += part.notes
     width = max(len(line[1]) for line in lines)
     told = [f"{mark:4}{what:{width}}  {cells}".rstrip() for mark, what, cells in lines]
     aims = [
@@ -43,7 +45,7 @@ def text(parts: Mapping[str, Part], facts: Mapping[str, str]) -> str:
         for part in parts.values()
         for aim in part.aims
     ]
-    return "\n".join([f"{facts['CPU']}, {facts['memory']}, Python {facts['Python']}", "", *told, "", *aims])
+    return "\n".join([f"{facts['CPU']}, {facts['memory']}, Python {facts['Python']}", "", *told, "", *aims, *reasons])
 
 
 def _aims(parts: Mapping[str, Part]) -> str:
