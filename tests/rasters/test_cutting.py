@@ -18,6 +18,7 @@ from rasterio.windows import Window
 from shapely.geometry import box
 
 from shoal.errors import UsageError
+from shoal_earth.rasters.composites import composite
 from shoal_earth.rasters.contact_sheet import find_pairs
 from shoal_earth.rasters.cutting import CutRules, Layer, cut_layers
 from shoal_earth.rasters.dated_labels import change_labels, scene_labels
@@ -25,6 +26,7 @@ from shoal_earth.rasters.grids import Grid, Pixels
 from shoal_earth.rasters.labels import IGNORE, read_polygons
 from shoal_earth.rasters.layouts import export_chips
 from shoal_earth.rasters.masks import HIDDEN, mask
+from shoal_earth.rasters.normalise import step_of
 from shoal_earth.rasters.predict import CompositeSource, PairSource
 from shoal_earth.rasters.scenes import read_scene
 from shoal_earth.rasters.shards import INDEX, ShardReader
@@ -90,7 +92,7 @@ def pair_layers(world: World, stack: ExitStack, kind: str = "ngb") -> list[Layer
     for candidate in find_pairs(world.scenes):
         first, second = (stack.enter_context(read_scene(path)) for path in candidate.paths)
         grid = first.grid(["nir", "green", "blue"])
-        sources = [CompositeSource(scene, kind, grid, lambda pixels: pixels) for scene in (first, second)]
+        sources = [CompositeSource(scene, kind, grid) for scene in (first, second)]
         labels = change_labels(polygons, first, second, grid, column="image_date", smooth=1)
 
         def hidden(window: Window, one: object = first, other: object = second, grid: Grid = grid) -> np.ndarray:
@@ -129,6 +131,40 @@ def test_pairs_become_chips_by_tile(world: World, tmp_path: Path) -> None:
                     assert {0, 1} <= set(np.unique(label).tolist())
     assert cut.skipped["less than 100% valid"] > 0
     assert cut.skipped["more than 30% hidden"] > 0
+
+
+@pytest.mark.parametrize("kind", ["ngb", "ndvi", "swir22+nir+red", "tci"])
+@pytest.mark.parametrize("resolution", [None, 20])
+def test_whole_numbers_are_the_rounded_floats(world: World, kind: str, resolution: float | None) -> None:
+    for path in (world.scenes[0], world.scenes[2], world.scenes[5]):  # both baselines, and an edge without data
+        with read_scene(path) as scene:
+            grid = scene.grid(resolution=resolution)
+            step = step_of(kind)
+            floats, whole = composite(scene, kind, grid=grid), composite(scene, kind, grid=grid, step=step)
+        assert whole.values.dtype == np.int16
+        assert (whole.valid == floats.valid).all()
+        assert np.abs(whole.values * step - floats.values)[:, floats.valid].max() <= step * 0.51
+        assert (whole.values[:, ~whole.valid] == 0).all()
+
+
+def test_whole_numbers_stay_in_their_range(tmp_path: Path) -> None:
+    profile = {"driver": "GTiff", "count": 1, "height": 1, "width": 4, "crs": "EPSG:32721"}
+    profile["transform"] = from_origin(0, 0, 10, 10)
+    for dtype, offset, stored in (
+        ("uint16", -0.1, [0, 1000, 40_000, 65_535]),
+        ("uint16", 0.2, [0, 1000, 32_000, 65_535]),
+        ("int16", -0.1, [-32_768, -1, 0, 32_767]),
+        ("int16", 0.2, [-32_768, -1, 0, 32_767]),
+    ):
+        with rasterio.open(tmp_path / "r.tif", "w", dtype=dtype, **profile) as file:
+            file.write(np.array([[stored]], dtype))
+            file.scales, file.offsets = (1e-4,), (offset,)
+        with read_scene(tmp_path / "r.tif") as scene:
+            got = scene.read(["1"], step=1e-4).values[0, 0]
+        expected = np.clip(np.array(stored, np.int64) + round(offset * 10_000), -32_768, 32_767)
+        assert np.abs(got - expected).max() <= abs(round(offset * 10_000)), (dtype, offset)
+        inside = np.abs(np.array(stored, np.int64)) < 32_000
+        assert (got[inside] == expected[inside]).all()
 
 
 class Memory:

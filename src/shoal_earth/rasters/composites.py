@@ -11,7 +11,7 @@ import numpy as np
 from rasterio.windows import Window
 
 from shoal.errors import UsageError
-from shoal_earth.rasters.grids import Grid, Pixels
+from shoal_earth.rasters.grids import Grid, Pixels, in_steps
 from shoal_earth.rasters.output import write_cog
 from shoal_earth.rasters.scenes import Scene
 
@@ -57,7 +57,9 @@ COMPOSITES = {
 ``tci`` is the product's own true-colour picture (0..255)."""
 
 
-def composite(scene: Scene, kind: str, window: Window | None = None, grid: Grid | None = None) -> Pixels:
+def composite(
+    scene: Scene, kind: str, window: Window | None = None, grid: Grid | None = None, *, step: float | None = None
+) -> Pixels:
     """A composite of a scene in a window of a grid, as float32.
 
     Args:
@@ -65,17 +67,21 @@ def composite(scene: Scene, kind: str, window: Window | None = None, grid: Grid 
         kind: one of :data:`COMPOSITES`, or bands joined by ``+`` such as ``swir22+nir+red``.
         window: all of the grid by default.
         grid: that of the finest band by default.
+        step: give whole numbers of this step (int16) instead of floats.
 
     Raises:
         UsageError: there is no such composite, or a band is missing or unreadable.
     """
     chosen = recipe(kind)
+    if chosen.make is None and step is not None:
+        return scene.read(chosen.bands, window, grid, step=step)
     pixels = scene.read(chosen.bands, window, grid)
     if chosen.make is None:
         return Pixels(pixels.values.astype(np.float32, copy=False), pixels.valid)
     values, good = chosen.make(pixels.values.astype(np.float32, copy=False))
     valid = pixels.valid & good
-    return Pixels(np.where(valid, values, 0).astype(np.float32), valid)
+    made = np.where(valid, values, 0).astype(np.float32)
+    return Pixels(made if step is None else in_steps(made, step), valid)
 
 
 def recipe(kind: str) -> Composite:

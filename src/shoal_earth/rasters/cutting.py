@@ -7,7 +7,7 @@ as exact as the products themselves.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 
 from shoal.errors import UsageError
-from shoal_earth.rasters.grids import Grid
+from shoal_earth.rasters.grids import Grid, Pixels
 from shoal_earth.rasters.labels import FOREGROUND, IGNORE
-from shoal_earth.rasters.normalise import Fitter, in_steps
-from shoal_earth.rasters.predict import Source
+from shoal_earth.rasters.normalise import Fitter, step_of
+from shoal_earth.rasters.predict import Source, read_steps
 from shoal_earth.rasters.shards import ShardWriter
 from shoal_earth.rasters.split import SPLITS, assign
 
@@ -127,10 +127,10 @@ def cut_layers(
     for layer in sorted(layers, key=lambda layer: layer.name):
         split = given[layer.group]
         forbidden = _forbidden(layer, split, layers, given)
-        for window, pixels in _windows(layer, rules, split, forbidden, cut.skipped):
+        for window, pixels in _windows(layer, rules, step_of(kind), split, forbidden, cut.skipped):
             shape = pixels.values.shape[:-2]
             fitter = fitter or Fitter(kind, shape[-1])
-            stored = in_steps(pixels.values, fitter.step)
+            stored = pixels.values
             if split == "train":
                 _count(fitter, stored, pixels.valid, rules.stride)
             stored = stored.reshape(-1, *stored.shape[-2:])
@@ -247,11 +247,14 @@ def _meets(grid: Grid, window: Window, other: Grid) -> bool:
     return bool(left < east - slack and right > west + slack and bottom < north - slack and top > south + slack)
 
 
-def _windows(layer: Layer, rules: CutRules, split: str, forbidden: Sequence[Grid], skipped: Counter[str]) -> Any:
+def _windows(
+    layer: Layer, rules: CutRules, step: float, split: str, forbidden: Sequence[Grid], skipped: Counter[str]
+) -> Iterator[tuple[Window, Pixels]]:
+    """The chips of a layer that the rules keep, their values in steps."""
     grid, size = layer.source.grid, rules.size
-    step = rules.stride if split == "train" else size
-    for row in range(0, grid.height - size + 1, step):
-        for column in range(0, grid.width - size + 1, step):
+    stride = rules.stride if split == "train" else size
+    for row in range(0, grid.height - size + 1, stride):
+        for column in range(0, grid.width - size + 1, stride):
             window = Window(column, row, size, size)
             labels = layer.labels[row : row + size, column : column + size]
             if any(_meets(grid, window, other) for other in forbidden):
@@ -265,7 +268,7 @@ def _windows(layer: Layer, rules: CutRules, split: str, forbidden: Sequence[Grid
             if layer.hidden is not None and float(layer.hidden(window).mean()) > rules.max_hidden:
                 skipped[f"more than {rules.max_hidden:.0%} hidden"] += 1
                 continue
-            pixels = layer.source.read(window)
+            pixels = read_steps(layer.source, window, step)
             if float(pixels.valid.mean()) < rules.min_valid:
                 skipped[f"less than {rules.min_valid:.0%} valid"] += 1
                 continue

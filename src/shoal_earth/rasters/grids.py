@@ -15,7 +15,7 @@ from rasterio.windows import Window
 
 from shoal.errors import UsageError
 
-__all__ = ["Grid", "Pixels", "reason", "same_grid"]
+__all__ = ["Grid", "Pixels", "in_steps", "reason", "same_grid"]
 
 
 @dataclass(frozen=True)
@@ -156,6 +156,14 @@ def same_grid(one: Grid, other: Grid, tolerance: float = 0.01) -> str | None:
     slack = tolerance * one.resolution
     apart = max(abs(a - b) for a, b in zip(one.bounds, other.bounds, strict=True))
     return f"their corners are {apart:g} units apart" if apart > slack else None
+
+
+def in_steps(values: np.ndarray[Any, Any], step: float) -> np.ndarray[Any, np.dtype[np.int16]]:
+    """Values as 16-bit integers, in steps; what lies beyond their range is held to its ends."""
+    scaled = values * np.float32(1 / step)
+    np.rint(scaled, out=scaled)
+    np.clip(scaled, -32_768, 32_767, out=scaled)
+    return scaled.astype(np.int16)
 
 
 def reason(error: BaseException) -> str:

@@ -20,12 +20,12 @@ import numpy as np
 
 from shoal.errors import UsageError
 from shoal_earth.rasters.composites import composite, recipe
-from shoal_earth.rasters.grids import Pixels
+from shoal_earth.rasters.grids import Pixels, in_steps
 from shoal_earth.rasters.output import write_text
 from shoal_earth.rasters.scenes import read_scene
 from shoal_earth.rasters.statistics import BandStatistics
 
-__all__ = ["METHODS", "Fitter", "Scale", "fit_scale", "in_steps", "stretch"]
+__all__ = ["METHODS", "Fitter", "Scale", "fit_scale", "step_of", "stretch"]
 
 METHODS = ("iqr", "percentile", "reflectance")
 # Reflectance is counted in steps of 1/10,000, the products' own: exact, and small whatever the number of scenes.
@@ -73,12 +73,9 @@ class Scale:
             raise UsageError(f"{path}: cannot be read as a scale: {error}", hint="Fit it again.") from None
 
 
-def in_steps(values: np.ndarray[Any, Any], step: float) -> np.ndarray[Any, np.dtype[np.int16]]:
-    """Values as 16-bit integers, in steps; what lies beyond their range is held to its ends."""
-    scaled = values * np.float32(1 / step)
-    np.rint(scaled, out=scaled)
-    np.clip(scaled, -32_768, 32_767, out=scaled)
-    return scaled.astype(np.int16)
+def step_of(kind: str) -> float:
+    """In what steps the values of a composite are counted and stored."""
+    return 1.0 if kind == "tci" else 1 / _STEPS
 
 
 class Fitter:
@@ -91,7 +88,7 @@ class Fitter:
 
     def __init__(self, kind: str, bands: int) -> None:
         self.kind = kind
-        self.step = 1.0 if kind == "tci" else 1 / _STEPS
+        self.step = step_of(kind)
         self.statistics = BandStatistics(bands, "int16")
         self.scenes: list[str] = []
 

@@ -16,11 +16,11 @@ import rasterio
 from rasterio.windows import Window
 
 from shoal.errors import UsageError
-from shoal_earth.rasters.grids import Grid, Pixels
+from shoal_earth.rasters.grids import Grid, Pixels, in_steps
 from shoal_earth.rasters.output import publish, write_cog, write_polygons, write_tiles
 from shoal_earth.rasters.polygons import hectares
 
-__all__ = ["NOTHING", "CompositeSource", "PairSource", "Prediction", "Source", "predict_scene"]
+__all__ = ["NOTHING", "CompositeSource", "PairSource", "Prediction", "Source", "predict_scene", "read_steps"]
 
 NOTHING = 255
 """Pixels of a map that could not be judged."""
@@ -41,18 +41,28 @@ class Source(Protocol):
 
 @dataclass
 class CompositeSource:
-    """A composite of one scene, scaled. ``scale`` turns pixels into the model's inputs."""
+    """A composite of one scene. ``scale``, if there is one, turns pixels into a model's inputs."""
 
     scene: Any
     kind: str
     grid: Grid
-    scale: Callable[[Pixels], Pixels]
+    scale: Callable[[Pixels], Pixels] | None = None
 
     def read(self, window: Window) -> Pixels:
-        """The scaled composite in a window."""
+        """The composite in a window."""
         from shoal_earth.rasters.composites import composite
 
-        return self.scale(composite(self.scene, self.kind, window, self.grid))
+        pixels = composite(self.scene, self.kind, window, self.grid)
+        return pixels if self.scale is None else self.scale(pixels)
+
+    def read_steps(self, window: Window, step: float) -> Pixels:
+        """The same in whole numbers of a step, as chips hold it."""
+        from shoal_earth.rasters.composites import composite
+
+        if self.scale is not None:
+            pixels = self.read(window)
+            return Pixels(in_steps(pixels.values, step), pixels.valid)
+        return composite(self.scene, self.kind, window, self.grid, step=step)
 
 
 @dataclass
@@ -73,6 +83,21 @@ class PairSource:
         """Both images in a window."""
         one, other = self.first.read(window), self.second.read(window)
         return Pixels(np.stack([one.values, other.values]), one.valid & other.valid)
+
+    def read_steps(self, window: Window, step: float) -> Pixels:
+        """The same in whole numbers of a step, as chips hold it."""
+        one, other = read_steps(self.first, window, step), read_steps(self.second, window, step)
+        return Pixels(np.stack([one.values, other.values]), one.valid & other.valid)
+
+
+def read_steps(source: Source, window: Window, step: float) -> Pixels:
+    """A window of any source in whole numbers of a step: int16, held to their range."""
+    own = getattr(source, "read_steps", None)
+    if own is not None:
+        pixels: Pixels = own(window, step)
+        return pixels
+    pixels = source.read(window)
+    return Pixels(in_steps(pixels.values, step), pixels.valid)
 
 
 @dataclass(frozen=True)
