@@ -67,8 +67,16 @@ NOTES = {
     "scene in two splits": "the scene of this image is in two published splits",
     "shown in part": "the piece shows less than is clear, so it is marked difficult",
     "not UTF-8": "bytes that are no UTF-8 were replaced",
+    "not 8 bits": "the pixels are stored as they are, and shown from their image's 1st to its 99th percentile",
+    "one band": "the image is shown as grey",
+    "more bands": "red, green and blue are taken where the file says which they are, else the first three bands",
 }
 """What was kept but not as it was."""
+
+
+def _plain(text: str) -> str:
+    """Text that can be written: half a surrogate pair, which JSON may hold, cannot; and of a line's length."""
+    return text[:500].encode("utf-8", "replace").decode()
 
 
 class Finding(NamedTuple):
@@ -118,7 +126,7 @@ class Findings:
             raise KeyError(f"{kind}: {reason}")
         if number:
             self.counts[kind].skipped[reason] += number
-            self.entries.append(Finding(kind, reason, where, text, number))
+            self.entries.append(Finding(kind, reason, _plain(where), _plain(text), number))
 
     def count_skip(self, kind: str, reason: str, number: int) -> None:
         """Count things left out that need no name of their own: pieces of boxes and empty chips follow from the rules."""
@@ -134,7 +142,7 @@ class Findings:
         if number:
             self.counts[kind].noted[what] += number
             if where:
-                self.entries.append(Finding(kind, what, where, text, number, kept=True))
+                self.entries.append(Finding(kind, what, _plain(where), _plain(text), number, kept=True))
 
     def check(self) -> None:
         """Hold that every number adds up.

@@ -13,7 +13,7 @@ from shoal_earth.detection.findings import Findings
 from shoal_earth.detection.form import Boxes, Dataset, Image
 from shoal_earth.detection.imagery import EXTENSIONS, ImageError, Probe, probe
 
-__all__ = ["Collector", "Open", "find_images", "inside", "number", "text_lines"]
+__all__ = ["Collector", "Open", "find_images", "inside", "is_there", "number", "text_lines"]
 
 Box = tuple[float, float, float, float]
 
@@ -78,7 +78,7 @@ class Collector:
         if name in self.images or name in self.dropped:
             self.findings.skip("images", "named twice", where, name)
             return self.images.get(name)
-        if not path.is_file():
+        if not is_there(path):
             return self._drop(name, "missing", where, name)
         try:
             found = probe(path)
@@ -92,6 +92,12 @@ class Collector:
             )
             return self._drop(name, "other size", where, told)
         self.findings.keep("images")
+        if found.dtype != "uint8":
+            self.findings.note("images", "not 8 bits", name, found.dtype)
+        if found.bands != 3:
+            self.findings.note(
+                "images", "one band" if found.bands < 3 else "more bands", name, f"{found.bands} band(s)"
+            )
         self.images[name] = Open(name, path, found, label_file, **facts)
         return self.images[name]
 
@@ -125,6 +131,8 @@ class Collector:
         """
         findings, place = self.findings, f"{where[0]}:{where[1]}" if where[1] else where[0]
         findings.read("labels")
+        # Half a surrogate pair, which JSON may hold, could not be written again.
+        label = label.encode("utf-8", "replace").decode() if label is not None else None
         reason, text, corners = self._judge(image, box, label, absent)
         if reason is None and image is not None and label is not None:
             number = self.classes.setdefault(label, len(self.classes))
@@ -238,6 +246,14 @@ def inside(folder: Path, name: str, where: str) -> Path:
             hint="Such a dataset is refused whole. Check where it comes from.",
         )
     return folder.joinpath(*pure.parts)
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file; a name that no file can have is that of none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def find_images(folder: Path) -> list[Path]:

@@ -19,7 +19,7 @@ from typing import Any
 from shoal.errors import UsageError
 from shoal_earth.detection.form import Dataset
 from shoal_earth.detection.jsonstream import stream
-from shoal_earth.detection.readers.base import Collector, Open, find_images, inside, number
+from shoal_earth.detection.readers.base import Collector, Open, find_images, inside, is_there, number
 
 __all__ = ["ROLES", "read_coco", "read_rareplanes"]
 
@@ -214,7 +214,7 @@ def _image(
         )
     size = number(item.get("width")), number(item.get("height"))
     stated = size if size[0] > 0 and size[1] > 0 else None
-    path = next((path for path in paths if path.is_file()), paths[0])
+    path = next((path for path in paths if is_there(path)), paths[0])
     opened = take.image(path, where, file.name, size=stated, split=split, group=group(name))
     if own not in file.images:
         file.images[own], file.opened[own] = (name, (file.name, line)), opened
@@ -228,7 +228,7 @@ def _category(file: _File, item: Any, line: int, lenient: bool) -> None:
         if lenient:  # the labels carry their role themselves
             return
         raise UsageError(f"{file.path}:{line}: a category needs an id and a name")
-    text = str(name).strip()
+    text = str(name).strip().encode("utf-8", "replace").decode()
     if own in file.classes and file.classes[own] != text and not lenient:
         raise UsageError(
             f'{file.path}:{line}: the id {own} stands for the class "{text}" here and for "{file.classes[own]}" before',
