@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import tarfile
 import threading
 import tracemalloc
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image as Picture
 
 from shoal.errors import ShoalError, UsageError
-from shoal_earth.detection import imagery
+from shoal_earth.detection import imagery, shards
 from shoal_earth.detection.ahead import ahead
 from shoal_earth.detection.chips import BOX, ChipRules, starts
 from shoal_earth.detection.findings import Findings
@@ -520,3 +521,17 @@ def test_a_header_that_promises_the_moon_does_not_take_the_memory(
         assert len(list(source.strips(15, [0]))) == 1
         with pytest.raises(ImageError, match="is 64 pixels wide"):
             next(source.strips(16, [0]))
+
+
+def test_the_disk_begins_before_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "_SYNC", 4000)
+    synced, original = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda number: (synced.append(threading.current_thread()), original(number)))
+    folder = dota(tmp_path / "in", count=8)
+    for name in ("a", "b"):
+        prepare("dota", folder, tmp_path / name, ChipRules(48, 12), SplitRules())
+    assert any(thread is not threading.main_thread() for thread in synced)
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    with DetectionChips(tmp_path / "a") as chips:
+        assert all(chips.image(number).any() for number in range(len(chips)))

@@ -265,6 +265,8 @@ def find_images(folder: Path) -> list[Path]:
 
 def number(value: Any) -> float:
     """A number from a number or its text; NaN where it is none."""
+    if type(value) is float:
+        return value
     if isinstance(value, bool) or value is None:
         return math.nan
     try:
