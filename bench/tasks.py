@@ -76,13 +76,18 @@ def _tell(part: Part, found: dict[str, Timed], tasks: int, peer_tasks: int, inst
         "*bare pool*: `ProcessPoolExecutor(2)` whose workers call `subprocess.run` with the argument list that Shoal starts too. "
         "*Shoal*: `shoal run -j 2`, local executor; each task gets an agent, a process group, a log, "
         "a digest of its outputs, and a result (one that took less than a second to make is not waited for on the disk).",
+        "Where other work runs beside, it slows both sides by chance: the range of *x pool* shows how much. *x pool, CPU*, of "
+        "the CPU time (user and system) of all processes, is the steadier figure.",
         "`python -c pass` is the least that a task of the field can be; `true` is no real task and shows the bare cost in "
         "milliseconds. *submitit*: `LocalExecutor`, a function that returns at once (its job is a Python process already); it "
         "has no bound on parallel jobs, so a loop keeps two alive, looking every 5 ms. *Snakemake*: `--cores 2`, one rule "
         "with a wildcard, `shell: python -c pass N`, and a `touch()` output, without which it has nothing to go by.",
     ]
     if peer_tasks and peer_tasks != tasks:
-        part.notes.append(f"Peers ran {peer_tasks} tasks instead of {tasks}, to save time: `--peer-tasks {tasks}`.")
+        part.notes.append(
+            f"Peers ran {peer_tasks} tasks instead of {tasks}, to save time, so their own start (seconds for Snakemake) weighs "
+            f"more in each task than it would in {tasks}: `--peer-tasks {tasks}` for the long way."
+        )
 
 
 def _each(spread: Spread, tasks: int) -> Spread:
