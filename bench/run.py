@@ -62,7 +62,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="rounds of every part [default: 3, of part c 15]")
     parser.add_argument("--sizes", help="tasks of the two plans of part a [default: 10000,100000]")
     parser.add_argument("--tasks", type=int, help="no-op tasks of part b [default: 500]")
-    parser.add_argument("--peer-tasks", type=int, help="no-op tasks of the slow peers; 0: none [default: 100]")
+    parser.add_argument("--peer-tasks", type=int, help="no-op tasks of the slow peers; 0: none [default: 500]")
     parser.add_argument(
         "--write", help="file for the results [default: bench/RESULTS.md if all parts are measured in full]"
     )
@@ -80,7 +80,7 @@ def _options() -> argparse.Namespace:
         parser.error("--sizes: two numbers, the smaller one first")
     options.tasks = options.tasks or (20 if quick else 500)
     if options.peer_tasks is None:
-        options.peer_tasks = 10 if quick else 100
+        options.peer_tasks = 10 if quick else 500
     return options
 
 
