@@ -360,3 +360,27 @@ def test_code_that_a_study_names_is_run_as_it_was_when_the_run_began(shoal: Run,
     assert states(shoal) == {"a": ["done"], "b": ["stale code"]}
     shoal("run", "s.yaml")
     assert shoal("logs", "s.yaml", "b").stdout == "second\n"
+
+
+def test_a_live_runner_takes_a_retry_and_what_it_had_blocked_goes_on(shoal: Run, folder: Path) -> None:
+    (folder / "s.yaml").write_text(
+        """
+study: live
+steps:
+  a: {matrix: {x: [1, 2]}, run: 'if test {x} = 2; then sleep 12; else test -e mended; fi'}
+  b: {for_each: a, run: 'echo {x}'}
+"""
+    )
+    runner = subprocess.Popen(
+        [sys.executable, "-m", "shoal", "run", "s.yaml"], cwd=folder, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        wait_for(lambda: "failed" in states(shoal)["a"])
+        (folder / "mended").touch()
+        assert "asked its runner to try 1 tasks again" in shoal("retry", "s.yaml").stdout
+        _, said = runner.communicate(timeout=60)
+    finally:
+        runner.kill()
+        runner.wait()
+    assert runner.returncode == 0, said
+    assert "4 of 4 tasks done" in said

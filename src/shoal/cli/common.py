@@ -70,6 +70,12 @@ class Opened:
         return f" --store {shlex.quote(self.store_given)}" if self.store_given else ""
 
     @property
+    def look_with(self) -> str:
+        """The verb that shows what came out: ``results``, or ``status`` for a study that compares nothing."""
+        report = self.plan.study.report
+        return "results" if report.objective or report.tables else "status"
+
+    @property
     def options(self) -> str:
         """What was given beside the study file, to be repeated in a command that we suggest."""
         profile = f" --profile {shlex.quote(self.profile)}" if self.profile else ""

@@ -201,7 +201,7 @@ def _show(
         out.print(f"Nothing to run before a person approves: shoal approve {_plain(str(file))}{option}")
     else:
         out.print(
-            f"All {total['tasks']} tasks are done. See: shoal results {_plain(str(file))}{_plain(opened.store_option)}"
+            f"All {total['tasks']} tasks are done. See: shoal {opened.look_with} {_plain(str(file))}{_plain(opened.store_option)}"
         )
 
 

@@ -66,7 +66,10 @@ def _failed(opened: Opened) -> set[str]:
     return {
         id_
         for id_ in opened.plan.tasks
-        if (record := snapshot.tasks.get(id_)) is not None and record.result is None and record.attempts
+        if (record := snapshot.tasks.get(id_)) is not None
+        and record.result is None
+        and record.last is not None
+        and record.last.state == "ended"
     }
 
 

@@ -157,6 +157,5 @@ def tell(summary: Summary, runner: Runner, file: str, opened: Opened) -> None:
     if summary.left:
         lines.append(f"{summary.left} tasks go on running; shoal run {again} takes them up again.")
     if summary.exit_code == 0:
-        compared = runner.plan.study.report.objective or runner.plan.study.report.tables
-        lines.append(f"See: shoal {'results' if compared else 'status'} {look} · shoal report {look}")
+        lines.append(f"See: shoal {opened.look_with} {look} · shoal report {look}")
     _say("\n".join(lines))

@@ -6,6 +6,7 @@ import enum
 import statistics
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 __all__ = ["Phase", "Problem", "Progress", "StepProgress"]
@@ -92,6 +93,17 @@ class Progress:
             who = f"{step} {ids[0]}".rstrip() if len(ids) == 1 else f"{len(ids)} tasks of {step} ({ids[0]}, …)"
             lines.append(f"{who}: {message}")
         return lines
+
+    def note_best(
+        self, metric: str, goal: str, step: str, params: Mapping[str, object], metrics: Mapping[str, object]
+    ) -> None:
+        """Keep the best value of the objective so far; ``STEP/NAME`` is also found as ``NAME`` in that step."""
+        home, _, short = metric.partition("/")
+        value = metrics.get(metric, metrics.get(short) if home == step else None)
+        if not isinstance(value, int | float):
+            return
+        if self.best is None or (value > self.best[1] if goal == "max" else value < self.best[1]):
+            self.best = (metric, float(value), "·".join(str(part) for part in params.values()))
 
     @property
     def elapsed(self) -> float:

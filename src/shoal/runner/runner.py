@@ -11,7 +11,6 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from shoal.errors import UsageError
@@ -19,46 +18,20 @@ from shoal.executors import AttemptKey, Ended, Executor, Started
 from shoal.failures import FailureClass
 from shoal.plan import Plan, Task, resources_of
 from shoal.runner import control
+from shoal.runner.board import Board, Entry, Summary
 from shoal.runner.policy import Canary, decide
 from shoal.runner.prepare import Preparer
-from shoal.runner.progress import FINAL, Phase, Problem, Progress, StepProgress
+from shoal.runner.progress import Phase, Problem, Progress
 from shoal.runner.record import RunRecord, write_plan
 from shoal.store import RunnerLock, Snapshot, StudyStore, TaskRecord, read_task
 from shoal.store.sources import read_sources
 from shoal.store.state import State, TaskState, survey, task_state
 
-__all__ = ["Runner", "Summary"]
+__all__ = ["Runner"]
 
 _TICK = 0.5
 # A task that has waited this long for room is not overtaken by smaller ones any more.
 _PATIENCE = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """How a run ended.
-
-    Attributes:
-        counts: tasks by phase.
-        gates: ids of the gates that wait for a person, with their messages.
-        left: attempts that were left running.
-        exit_code: of the command line.
-    """
-
-    counts: Mapping[str, int]
-    gates: Mapping[str, str]
-    left: int
-    exit_code: int
-
-
-@dataclass(slots=True)
-class _Entry:
-    task: Task
-    phase: Phase = Phase.WAITING
-    open_needs: int = 0
-    failures: list[FailureClass] = field(default_factory=list)
-    overrides: dict[str, Any] = field(default_factory=dict)
-    ready_since: float = 0.0
 
 
 class Runner:
@@ -104,8 +77,7 @@ class Runner:
         self._overrides = list(overrides)
         self._resources = dict(resources or {})
         self._on_event = on_event or (lambda _text: None)
-        self._entries: dict[str, _Entry] = {}
-        self._children: dict[str, list[str]] = {}
+        self._board = Board(plan.order, self.progress)
         self._records: dict[str, TaskRecord] = {}
         self._ready: dict[str, deque[str]] = {step: deque() for step in plan.order}
         self._later: list[tuple[float, str]] = []
@@ -169,14 +141,12 @@ class Runner:
                 asked=len(self._asked),
             )
             self.progress.run = record.number
-            self._lay_out(states, adopted)
+            self._lay_out(adopted)
             try:
                 self._loop()
             finally:
-                counts = Counter(str(entry.phase) for entry in self._entries.values())
-                record.end(dict(counts))
-                Snapshot.read(self.store)
-            return self._summary(counts)
+                record.end(self._board.counts())
+            return self._board.summary(interrupted=self._draining, left=len(self._active))
 
     # Setting out.
 
@@ -214,30 +184,22 @@ class Runner:
                     hint="Change its resources (a profile can), or run it where there is room.",
                 )
 
-    def _lay_out(self, states: Mapping[str, TaskState], adopted: Mapping[str, AttemptKey]) -> None:
-        for name in self.plan.order:
-            self.progress.steps[name] = StepProgress(name)
+    def _lay_out(self, adopted: Mapping[str, AttemptKey]) -> None:
         for id_, task in self.plan.tasks.items():
             record = self._records.get(id_)
             if record is not None and record.result is not None:
                 self._canaries[task.step].proven = True
             if id_ not in self._asked and id_ not in adopted:
                 continue
-            entry = self._entries[id_] = _Entry(task)
+            entry = self._board.add(task)
             if id_ in self._named:
                 entry.overrides.update(self._resources)
-            progress = self.progress.steps[task.step]
-            progress.counts[Phase.WAITING] += 1
-            for need in task.needs:
-                if need in self._entries and self._entries[need].phase is not Phase.DONE:
-                    entry.open_needs += 1
-                    self._children.setdefault(need, []).append(id_)
             if id_ in adopted:
                 self._active[adopted[id_]] = id_
                 self._active_steps[task.step] += 1
-                self._move(entry, Phase.RUNNING)
+                self._board.move(entry, Phase.RUNNING)
             elif entry.open_needs == 0:
-                self._consider(entry, first=True)
+                self._consider(entry)
         # Steps nobody asked for have nothing to show.
         self.progress.steps = {name: step for name, step in self.progress.steps.items() if step.total}
 
@@ -252,7 +214,7 @@ class Runner:
             if not self._draining:
                 self._fill()
             if not self._active:
-                if self._draining or not self._unfinished():
+                if self._draining or not self._board.unfinished:
                     return
                 if not self._later and not any(self._ready.values()):
                     return  # Only gates and what waits for them is left.
@@ -266,14 +228,11 @@ class Runner:
                 self._obey_requests()
                 self._look_at_gates()
 
-    def _unfinished(self) -> bool:
-        return any(step.left for step in self.progress.steps.values())
-
     def _fill(self) -> None:
         now = time.monotonic()
         while self._later and self._later[0][0] <= now:
             _, id_ = heapq.heappop(self._later)
-            entry = self._entries[id_]
+            entry = self._board.entries[id_]
             if entry.phase is Phase.READY:
                 self._ready[entry.task.step].append(id_)
         # Later steps first: results of finished trials come early, and so do their failures.
@@ -281,7 +240,7 @@ class Runner:
             queue = self._ready[name]
             most = self.plan.study.steps[name].max_parallel
             while queue:
-                entry = self._entries[queue[0]]
+                entry = self._board.entries[queue[0]]
                 if entry.phase is not Phase.READY:
                     queue.popleft()
                     continue
@@ -297,7 +256,7 @@ class Runner:
                 queue.popleft()
                 self._start(entry)
 
-    def _start(self, entry: _Entry) -> None:
+    def _start(self, entry: Entry) -> None:
         task = entry.task
         record = self._records.get(task.id)
         number = record.last.number + 1 if record is not None and record.last is not None else 1
@@ -308,14 +267,14 @@ class Runner:
         self._active[key] = task.id
         self._active_steps[task.step] += 1
         self.progress.widest = max(self.progress.widest, len(self._active))
-        self._move(entry, Phase.RUNNING)
+        self._board.move(entry, Phase.RUNNING)
 
     def _hear(self, report: Started | Ended) -> None:
         id_ = self._active.get(report.key)
         if id_ is None or isinstance(report, Started):
             return
         del self._active[report.key]
-        entry = self._entries[id_]
+        entry = self._board.entries[id_]
         task = entry.task
         self._active_steps[task.step] -= 1
         record = read_task(self.store.task(task.step, id_).root, task.step)
@@ -329,16 +288,14 @@ class Runner:
             kind, message = FailureClass.STORE, "the task ended well, but its result is not in the store"
         self._fail(entry, kind, message)
 
-    def _succeed(self, entry: _Entry, record: TaskRecord) -> None:
+    def _succeed(self, entry: Entry, record: TaskRecord) -> None:
         task = entry.task
         self._canaries[task.step].succeeded()
-        self.progress.steps[task.step].seconds.append(record.seconds)
-        self._note_best(task, record)
+        self._note(task, record)
         self._on_event(f"{task.step} {task.id} done in {record.seconds:.1f} s")
-        self._move(entry, Phase.DONE)
-        self._open_children(entry)
+        self._finish(entry)
 
-    def _fail(self, entry: _Entry, kind: FailureClass, message: str) -> None:
+    def _fail(self, entry: Entry, kind: FailureClass, message: str) -> None:
         task = entry.task
         entry.failures.append(kind)
         step = self.plan.study.steps[task.step]
@@ -354,28 +311,27 @@ class Runner:
             self._halt(task.step, message)
         if retry is not None and task.step not in self._halted and not self._stopping:
             entry.ready_since = time.monotonic()
-            self._move(entry, Phase.READY)
+            self._board.move(entry, Phase.READY)
             heapq.heappush(self._later, (time.monotonic() + retry.delay, task.id))
             return
-        self._move(entry, Phase.CANCELLED if kind is FailureClass.CANCELLED else Phase.FAILED)
-        self._block_below(entry)
+        self._board.move(entry, Phase.CANCELLED if kind is FailureClass.CANCELLED else Phase.FAILED)
+        self._board.block_below(entry)
 
     def _halt(self, step: str, message: str) -> None:
         self._halted.add(step)
         stopped = 0
-        for entry in self._entries.values():
-            if entry.task.step == step and entry.phase in (Phase.WAITING, Phase.READY):
-                self._move(entry, Phase.HALTED)
-                self._block_below(entry)
-                stopped += 1
+        for entry in self._board.of((task.id for task in self.plan.of_step(step)), Phase.WAITING, Phase.READY):
+            self._board.move(entry, Phase.HALTED)
+            self._board.block_below(entry)
+            stopped += 1
         size = self.plan.study.steps[step].canary
-        text = f"stopped, its first {size} tasks all failed alike ({message}) {stopped} tasks of it were not started"
+        text = f"stopped, its first {size} tasks all failed alike ({message}); {stopped} tasks of it were not started"
         self.progress.problems.append(Problem(step, text))
         self._on_event(f"{step}: {text}")
 
     # Tasks that become ready.
 
-    def _consider(self, entry: _Entry, *, first: bool = False) -> None:
+    def _consider(self, entry: Entry) -> None:
         task = entry.task
         inputs = self._input_digests(task)
         gate = task.command is None
@@ -390,58 +346,50 @@ class Runner:
         )
         if state.state is State.DONE:
             record = self._records[task.id]
-            progress = self.progress.steps[task.step]
-            progress.reused += 1
-            progress.seconds.append(record.seconds)
-            self._note_best(task, record)
-            self._move(entry, Phase.DONE)
-            if not first:
-                self._open_children(entry)
+            self.progress.steps[task.step].reused += 1
+            self._note(task, record)
+            self._finish(entry)
         elif gate:
             message = self.plan.study.steps[task.step].gate or ""
             self.progress.gates[task.id] = message
-            self._move(entry, Phase.GATE)
+            self._board.move(entry, Phase.GATE)
             self._on_event(f"{task.step} waits for a person: {message}")
         elif task.step in self._halted:
-            self._move(entry, Phase.HALTED)
-            self._block_below(entry)
+            self._board.move(entry, Phase.HALTED)
+            self._board.block_below(entry)
         else:
             entry.ready_since = time.monotonic()
-            self._move(entry, Phase.READY)
+            self._board.move(entry, Phase.READY)
             self._ready[task.step].append(task.id)
 
     def _input_digests(self, task: Task) -> dict[str, str | None]:
         records = ((need, self._records.get(need)) for need in task.needs)
         return {need: record.output_digest if record is not None else None for need, record in records}
 
-    def _open_children(self, entry: _Entry) -> None:
-        for id_ in self._children.get(entry.task.id, ()):
-            child = self._entries[id_]
-            child.open_needs -= 1
-            if child.open_needs == 0 and child.phase in (Phase.WAITING, Phase.BLOCKED):
-                self._consider(child)
+    def _finish(self, entry: Entry) -> None:
+        for child in self._board.done(entry):
+            self._consider(child)
 
-    def _block_below(self, entry: _Entry) -> None:
-        todo = [entry.task.id]
-        while todo:
-            for id_ in self._children.get(todo.pop(), ()):
-                child = self._entries[id_]
-                if child.phase is Phase.WAITING:
-                    self._move(child, Phase.BLOCKED)
-                    todo.append(id_)
+    def _note(self, task: Task, record: TaskRecord) -> None:
+        """Let people see what a finished task took and reached."""
+        self.progress.steps[task.step].seconds.append(record.seconds)
+        objective = self.plan.study.report.objective
+        if objective is not None:
+            metrics = (record.result or {}).get("metrics", {})
+            self.progress.note_best(objective.metric, objective.goal, task.step, task.params, metrics)
 
     def _look_at_gates(self) -> None:
         for id_ in list(self.progress.gates):
             task = self.plan.tasks[id_]
             folder = self.store.task(task.step, id_)
-            if folder.result.exists():
-                record = read_task(folder.root, task.step)
-                if record.result is not None:
-                    self._records[id_] = record
-                    del self.progress.gates[id_]
-                    self._on_event(f"{task.step} approved")
-                    self._move(self._entries[id_], Phase.DONE)
-                    self._open_children(self._entries[id_])
+            if not folder.result.exists():
+                continue
+            record = read_task(folder.root, task.step)
+            if record.result is not None:
+                self._records[id_] = record
+                del self.progress.gates[id_]
+                self._on_event(f"{task.step} approved")
+                self._finish(self._board.entries[id_])
 
     # What others ask for.
 
@@ -463,68 +411,19 @@ class Runner:
     def _stop_tasks(self, ids: set[str], *, now: bool) -> None:
         keys = [key for key, id_ in self._active.items() if id_ in ids]
         self.executor.stop(keys, "cancelled", now=now)
-        for id_ in ids:
-            entry = self._entries.get(id_)
-            if entry is not None and entry.phase in (Phase.WAITING, Phase.READY):
-                self._move(entry, Phase.CANCELLED)
-                self._block_below(entry)
+        for entry in self._board.of(ids, Phase.WAITING, Phase.READY):
+            self._board.move(entry, Phase.CANCELLED)
+            self._board.block_below(entry)
 
     def _retry_tasks(self, ids: set[str], overrides: Mapping[str, Any]) -> None:
         again = (Phase.FAILED, Phase.CANCELLED, Phase.HALTED)
-        for id_ in self.plan.tasks:
-            entry = self._entries.get(id_)
-            if entry is None or entry.phase not in again or (ids and id_ not in ids):
-                continue
+        for entry in self._board.of((id_ for id_ in self.plan.tasks if not ids or id_ in ids), *again):
             entry.failures.clear()
             entry.overrides.update(overrides)
             self._halted.discard(entry.task.step)
             self._canaries[entry.task.step] = Canary(0)
-            self._unblock_below(id_)
+            self._board.unblock_below(entry)
             if entry.open_needs == 0:
                 self._consider(entry)
             else:
-                self._move(entry, Phase.WAITING)
-
-    def _unblock_below(self, id_: str) -> None:
-        todo = [id_]
-        while todo:
-            for below in self._children.get(todo.pop(), ()):
-                if self._entries[below].phase is Phase.BLOCKED:
-                    self._move(self._entries[below], Phase.WAITING)
-                    todo.append(below)
-
-    # Keeping count.
-
-    def _move(self, entry: _Entry, phase: Phase) -> None:
-        counts = self.progress.steps[entry.task.step].counts
-        counts[entry.phase] -= 1
-        entry.phase = phase
-        counts[phase] += 1
-
-    def _note_best(self, task: Task, record: TaskRecord) -> None:
-        objective = self.plan.study.report.objective if self.plan.study.report else None
-        if objective is None:
-            return
-        metrics = (record.result or {}).get("metrics") or {}
-        step, _, short = objective.metric.partition("/")
-        value = metrics.get(objective.metric)
-        if value is None and step == task.step:
-            value = metrics.get(short)
-        if not isinstance(value, int | float):
-            return
-        best = self.progress.best
-        if best is None or (value > best[1] if objective.goal == "max" else value < best[1]):
-            label = "·".join(str(part) for part in task.params.values())
-            self.progress.best = (objective.metric, float(value), label)
-
-    def _summary(self, counts: Mapping[str, int]) -> Summary:
-        total = sum(counts.values())
-        if counts.get(Phase.DONE, 0) == total:
-            code = 0
-        elif self._draining:
-            code = 130
-        elif any(counts.get(phase, 0) for phase in FINAL - {Phase.DONE}):
-            code = 1
-        else:
-            code = 3
-        return Summary(dict(counts), dict(self.progress.gates), len(self._active), code)
+                self._board.move(entry, Phase.WAITING)
