@@ -117,7 +117,7 @@ class Preparer:
         }
         try:
             _clear(folder, number, record, spec)
-            attempt.mkdir(parents=True, exist_ok=True)
+            _make_folders(folder.root, attempt)
             if number == 1 or not folder.task.exists():
                 write_task(self._plan, self._store, task)
         except OSError as error:
@@ -197,6 +197,16 @@ def write_task(plan: Plan, store: StudyStore, task: Task) -> None:
     except FileNotFoundError:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json_atomic(str(file), body)
+
+
+def _make_folders(task: Path, attempt: Path) -> None:
+    # From the top down: mostly all but the step's folder are missing, and asking for the last one first costs a call each.
+    try:
+        task.mkdir(exist_ok=True)
+    except FileNotFoundError:
+        task.mkdir(parents=True, exist_ok=True)
+    attempt.parent.mkdir(exist_ok=True)
+    attempt.mkdir(exist_ok=True)
 
 
 def _clear(folder: TaskFolder, number: int, record: TaskRecord | None, spec: Mapping[str, Any]) -> None:

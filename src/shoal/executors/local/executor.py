@@ -99,8 +99,12 @@ class LocalExecutor:
                     hint="Wait until others have ended.",
                 )
             try:
-                spec.attempt_dir.mkdir(parents=True, exist_ok=True)
-                agent.write_json_atomic(str(spec.path), spec.with_gpus(gpus).to_json())
+                body = spec.with_gpus(gpus).to_json()
+                try:
+                    agent.write_json_atomic(str(spec.path), body)
+                except FileNotFoundError:
+                    spec.attempt_dir.mkdir(parents=True, exist_ok=True)
+                    agent.write_json_atomic(str(spec.path), body)
             except OSError as error:
                 raise StoreError(f"cannot be written: {error.strerror}", path=spec.path) from error
         except BaseException:
