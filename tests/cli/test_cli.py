@@ -159,8 +159,8 @@ def test_failures_are_explained_and_end_with_1(shoal: Run, folder: Path) -> None
     assert "4 blocked" in ended.stderr
     found = shoal("status", "s.yaml")
     assert "4 failed" in found.stdout
-    assert "no such model: b" in shoal("logs", "s.yaml", "train").stdout or "exit" in found.stdout
     failed = [t for t in json.loads(shoal("status", "s.yaml", "--json").stdout)["tasks"] if t["state"] == "failed"]
+    assert "no such model: b" in shoal("logs", "s.yaml", failed[0]["id"]).stdout
     assert {task["failure"]["class"] for task in failed} == {"user"}
     (folder / "train.sh").write_text(TRAIN)
     shoal("retry", "s.yaml", "--set", "resources.cpu=0.5")
@@ -338,6 +338,12 @@ def test_a_store_that_cannot_be_written_is_said_so(shoal: Run, folder: Path) -> 
     done = shoal("run", "s.yaml", "--store", "file", code=1)
     assert "file" in done.stderr
     assert "--store" in done.stderr
+
+
+def test_looking_at_a_study_that_never_ran_writes_nothing(shoal: Run, folder: Path) -> None:
+    for verb in ("plan", "status", "gc", "stop", "retry"):
+        shoal(verb, "s.yaml")
+    assert not (folder / "runs").exists()
 
 
 def test_output_into_a_closed_pipe_is_no_error(folder: Path) -> None:

@@ -46,11 +46,13 @@ def gc(
 
     loaded = load_study(study)
     mine = open_store(store, beside=loaded.folder, default=loaded.store).study(loaded.study)
-    with RunnerLock(mine.lock):
-        found = find_garbage(study, mine.root, keep_checkpoints=keep_checkpoints)
-        if yes:
-            for item in found:
-                _remove(item.path)
+    found: list[Garbage] = []
+    if mine.root.is_dir():
+        with RunnerLock(mine.lock):
+            found = find_garbage(study, mine.root, keep_checkpoints=keep_checkpoints)
+            if yes:
+                for item in found:
+                    _remove(item.path)
     total = sum(item.bytes for item in found)
     if json:
         print_json(

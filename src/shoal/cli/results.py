@@ -10,8 +10,6 @@ import typer
 from shoal.cli.common import StoreOption, console
 from shoal.errors import UsageError
 
-_FORMATS = ("table", "csv", "json", "md", "latex")
-
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
@@ -22,7 +20,7 @@ def results(
     study: Annotated[
         str, typer.Argument(metavar="STUDY", help="The study file, or its folder in a store.", show_default=False)
     ],
-    format_: Annotated[str, typer.Option("--format", "-f", help=f"One of: {', '.join(_FORMATS)}.")] = "table",
+    format_: Annotated[str, typer.Option("--format", "-f", help="One of: table, csv, json, md, latex.")] = "table",
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     rows: Annotated[
         list[str] | None,
@@ -48,11 +46,11 @@ def results(
     store: StoreOption = None,
 ) -> None:
     """Print the tables that the study's report section asks for, or one made here with --rows and --columns."""
-    from shoal.results import ResultError, Table, load, render_table, report_tables, table_rich
+    from shoal.results import FORMATS, ResultError, Table, load, render_table, report_tables, table_rich
 
     format_ = "json" if json else format_
-    if format_ not in _FORMATS:
-        raise UsageError(f"--format {format_}: unknown", hint=f"One of: {', '.join(_FORMATS)}.")
+    if format_ not in FORMATS:
+        raise UsageError(f"--format {format_}: unknown", hint=f"One of: {', '.join(FORMATS)}.")
     found = load(study, store)
     if tasks:
         _print_tasks(found, format_)

@@ -44,7 +44,7 @@ def stop(
         else:
             typer.echo(f"{opened.plan.study.study}: asked its runner to stop {len(ids) or 'everything'}")
         return
-    stopped = _stop_orphans(opened, ids, now=now, wait=wait)
+    stopped = _stop_orphans(opened, ids, now=now, wait=wait) if opened.store.root.is_dir() else 0
     typer.echo(f"{opened.plan.study.study}: no runner; {stopped} running tasks stopped")
 
 

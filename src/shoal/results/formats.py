@@ -7,7 +7,7 @@ import io
 import json
 from typing import TYPE_CHECKING, Any
 
-from shoal.results.data import amount, duration, show_value
+from shoal.results.data import amount, duration
 from shoal.results.errors import ResultError
 from shoal.results.tables import Cell, Key, Table
 
@@ -288,8 +288,3 @@ def _latex_cell(cell: Cell | None, digits: int) -> str:
 
 def _values(axes: Key, key: Key) -> dict[str, Any]:
     return {a: json.loads(k) if k else None for a, k in zip(axes, key, strict=True)}
-
-
-def params_text(params: dict[str, Any]) -> str:
-    """Return parameters on one line: ``model=unet lr=1e-4``."""
-    return " ".join(f"{k}={show_value(v)}" for k, v in params.items())

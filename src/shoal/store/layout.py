@@ -27,12 +27,6 @@ class Store:
         """The part of the store that belongs to one study."""
         return StudyStore(self.root / name)
 
-    def studies(self) -> list[StudyStore]:
-        """The studies that have been run in this store, by name."""
-        if not self.root.is_dir():
-            return []
-        return [StudyStore(path.parent) for path in sorted(self.root.glob("*/plan.json"))]
-
     def prepare(self) -> None:
         """Make the folder, and keep it out of git.
 
