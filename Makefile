@@ -47,7 +47,7 @@ $(VENV)/.with-earth: pyproject.toml constraints.txt $(BIN)/python
 	@touch $@
 
 $(VENV)/.with-dev: $(VENV)/.with-earth
-	@$(FIND_UV); "$$uv" pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[earth]' --group dev --group docs
+	@$(FIND_UV); "$$uv" pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[earth,s3]' --group dev --group docs
 	@touch $@
 
 test: dev
