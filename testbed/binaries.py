@@ -1,0 +1,122 @@
+"""Upstream's programs, built once from the modules that ``go.mod`` pins, and kept outside of the tree."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+__all__ = ["CONTROL_PLANE", "PROGRAMS", "BuildError", "binaries", "build", "kubernetes_version"]
+
+HERE = Path(__file__).resolve().parent
+PROGRAMS = {
+    "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver",
+    "kube-controller-manager": "k8s.io/kubernetes/cmd/kube-controller-manager",
+    "kube-scheduler": "k8s.io/kubernetes/cmd/kube-scheduler",
+    "kubectl": "k8s.io/kubernetes/cmd/kubectl",
+    "etcd": "go.etcd.io/etcd/server/v3",
+    "kubelet": "k8s.io/kubernetes/cmd/kubelet",
+    "kwok": "sigs.k8s.io/kwok/cmd/kwok",
+}
+CONTROL_PLANE = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "etcd")
+# Pure Go, without debug information, and with a collector that seldom runs: half the time and a third of the size.
+_FLAGS = ("-trimpath", "-buildvcs=false", "-mod=readonly", "-gcflags=all=-dwarf=false")
+_ENVIRONMENT = {"CGO_ENABLED": "0", "GOGC": "800", "GOFLAGS": "", "GOWORK": "off"}
+_VERSION_OF = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
+
+
+class BuildError(Exception):
+    """The programs cannot be built here; says why and what to do."""
+
+
+def kubernetes_version() -> str:
+    """The version of Kubernetes that ``go.mod`` pins, as ``v1.34.4``."""
+    found = re.search(r"^\s*k8s\.io/kubernetes (v\S+)", (HERE / "go.mod").read_text(), re.M)
+    assert found is not None
+    return found[1]
+
+
+def binaries() -> Path:
+    """The folder of the programs as ``go.mod`` and the flags have them; it may be empty, or not be there.
+
+    ``SHOAL_TESTBED_BIN`` names another, for programs that somebody else has built.
+    """
+    if (given := os.environ.get("SHOAL_TESTBED_BIN")) is not None:
+        return Path(given)
+    made_of = [(HERE / name).read_text() for name in ("go.mod", "go.sum")]
+    digest = hashlib.sha256(json.dumps([made_of, _FLAGS, _linker_flags(), PROGRAMS]).encode()).hexdigest()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "shoal" / "testbed" / digest[:16]
+
+
+def build(programs: tuple[str, ...] = tuple(PROGRAMS), jobs: int | None = None) -> Path:
+    """Build what is not there yet and return the folder; each program appears whole or not at all.
+
+    Args:
+        programs: which ones.
+        jobs: how many compilers may run at once; default: one a core.
+
+    Raises:
+        BuildError: there is no Go, or it failed.
+    """
+    folder = binaries()
+    missing = [name for name in programs if not (folder / name).exists()]
+    if not missing:
+        return folder
+    go = shutil.which("go")
+    if go is None:
+        raise BuildError("the testbed is built with Go, and there is no go on the PATH: install Go 1.24 or newer")
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        missing = [name for name in missing if not (folder / name).exists()]
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".making-") as making:
+            for group in _groups(missing):
+                _run(go, group, Path(making), jobs)
+                for name in group:
+                    (Path(making) / name).replace(folder / name)
+    return folder
+
+
+def _groups(names: list[str]) -> list[list[str]]:
+    """What is built by one call: all at once, so that packages that several programs share are looked at once; etcd, whose
+    main package is not called so, apart."""
+    together = [name for name in names if Path(PROGRAMS[name]).name == name]
+    return [group for group in (together, *([name] for name in names if name not in together)) if group]
+
+
+def _run(go: str, names: list[str], into: Path, jobs: int | None) -> None:
+    output = into / names[0] if len(names) == 1 else into
+    command = [
+        go,
+        "build",
+        *_FLAGS,
+        f"-ldflags={_linker_flags()}",
+        "-o",
+        f"{output}{'' if len(names) == 1 else os.sep}",
+    ]
+    command += ["-p", str(jobs)] if jobs else []
+    begin = time.monotonic()
+    print(f"testbed: building {', '.join(names)}", file=sys.stderr, flush=True)
+    done = subprocess.run(
+        [*command, *(PROGRAMS[name] for name in names)], cwd=HERE, env={**os.environ, **_ENVIRONMENT}, check=False
+    )
+    if done.returncode:
+        raise BuildError(f"go build failed for {', '.join(names)}; what it said is above")
+    print(f"testbed: built in {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
+
+
+def _linker_flags() -> str:
+    version = kubernetes_version()
+    major, minor = version.removeprefix("v").split(".")[:2]
+    facts = {"gitVersion": version, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
+    stamps = [f"-X {package}.{name}={value}" for package in _VERSION_OF for name, value in facts.items()]
+    return " ".join(["-s", "-w", *stamps])

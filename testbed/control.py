@@ -1,0 +1,203 @@
+"""The programs of a control plane and their arguments."""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from testbed.access import write_kubeconfig
+from testbed.pki import Authority, signing_key, write
+
+__all__ = ["SERVICE_ADDRESS", "Options", "Place", "commands", "free_ports", "issue_certificates"]
+
+SERVICE_ADDRESS = "10.96.0.1"
+_SERVICES = "10.96.0.0/16"
+_NAMES = (
+    "localhost",
+    "kubernetes",
+    "kubernetes.default",
+    "kubernetes.default.svc",
+    "kubernetes.default.svc.cluster.local",
+)
+# Below the range from which a system picks the ports of connections.
+_PORTS = range(20000, 32000)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What may differ between instances.
+
+    Attributes:
+        node_grace: seconds without a heartbeat after which a node counts as lost.
+        audit: whether each request is logged, one JSON line each, to ``logs/audit``.
+        apiserver: more arguments of kube-apiserver, which override those that are given here.
+    """
+
+    node_grace: int = 50
+    audit: bool = False
+    apiserver: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an instance is: its folder, the folder of etcd's data (in memory where the system has some), its ports."""
+
+    folder: Path
+    data: Path
+    ports: Mapping[str, int]
+
+    @property
+    def pki(self) -> Path:
+        """Keys and certificates."""
+        return self.folder / "pki"
+
+    @property
+    def server(self) -> str:
+        """The API server's address."""
+        return f"https://127.0.0.1:{self.ports['apiserver']}"
+
+    @property
+    def etcd(self) -> str:
+        """The database's address."""
+        return f"http://127.0.0.1:{self.ports['etcd']}"
+
+
+def free_ports(names: Iterable[str]) -> dict[str, int]:
+    """Pick a port of the loopback address for each name that nobody listens on."""
+    found: dict[str, int] = {}
+    for name in names:
+        while name not in found:
+            port = random.choice(_PORTS)
+            with socket.socket() as probe:
+                try:
+                    probe.bind(("127.0.0.1", port))
+                except OSError:
+                    continue
+            if port not in found.values():
+                found[name] = port
+    return found
+
+
+def issue_certificates(place: Place) -> None:
+    """Make the instance's authority, keys and kubeconfigs: ``admin``, and one for each component."""
+    place.pki.mkdir(mode=0o700, parents=True)
+    authority = Authority.new()
+    authority.pair.save(place.pki / "ca")
+    hosts = ("127.0.0.1", "::1", SERVICE_ADDRESS, *_NAMES)
+    authority.issue("kube-apiserver", hosts=hosts).save(place.pki / "apiserver")
+    authority.issue("kube-apiserver-kubelet-client", ["system:masters"]).save(place.pki / "to-kubelet")
+    write(place.pki / "accounts.key", signing_key())
+    write(place.pki / "audit.yaml", _AUDIT.encode())
+    for user, groups in (
+        ("admin", ("system:masters",)),
+        ("system:kube-controller-manager", ()),
+        ("system:kube-scheduler", ()),
+        ("kwok", ("system:masters",)),
+    ):
+        name = user.rpartition(":")[2]
+        path = place.folder / "kubeconfig" if name == "admin" else place.pki / f"{name}.kubeconfig"
+        write_kubeconfig(path, place.server, authority.pair.certificate, authority.issue(user, groups), user)
+
+
+_AUDIT = """apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules: [{level: Metadata}]
+"""
+
+
+def commands(place: Place, programs: Path, options: Options) -> dict[str, list[str]]:
+    """The command line of each program, in the order in which to start them."""
+    pki = place.pki
+    peer = f"http://127.0.0.1:{place.ports['peer']}"
+    etcd = _line(
+        programs / "etcd",
+        {
+            "name": "testbed",
+            "data-dir": place.data,
+            "listen-client-urls": place.etcd,
+            "advertise-client-urls": place.etcd,
+            "listen-peer-urls": peer,
+            "initial-advertise-peer-urls": peer,
+            "initial-cluster": f"testbed={peer}",
+            "unsafe-no-fsync": "true",
+            "quota-backend-bytes": 4 << 30,
+            "log-level": "warn",
+        },
+    )
+    apiserver = _line(
+        programs / "kube-apiserver",
+        {
+            "bind-address": "127.0.0.1",
+            "secure-port": place.ports["apiserver"],
+            # Never used by anybody on loopback, where a server may not advertise itself.
+            "advertise-address": "192.0.2.1",
+            "endpoint-reconciler-type": "none",
+            "etcd-servers": place.etcd,
+            "cert-dir": pki,
+            "tls-cert-file": pki / "apiserver.crt",
+            "tls-private-key-file": pki / "apiserver.key",
+            "client-ca-file": pki / "ca.crt",
+            "kubelet-certificate-authority": pki / "ca.crt",
+            "kubelet-client-certificate": pki / "to-kubelet.crt",
+            "kubelet-client-key": pki / "to-kubelet.key",
+            "kubelet-preferred-address-types": "InternalIP",
+            "authorization-mode": "Node,RBAC",
+            "enable-admission-plugins": "NodeRestriction",
+            "allow-privileged": "true",
+            "service-account-issuer": "https://kubernetes.default.svc.cluster.local",
+            "service-account-key-file": pki / "accounts.key",
+            "service-account-signing-key-file": pki / "accounts.key",
+            "service-cluster-ip-range": _SERVICES,
+            "profiling": "false",
+            **(
+                {"audit-log-path": place.folder / "logs" / "audit", "audit-policy-file": pki / "audit.yaml"}
+                if options.audit
+                else {}
+            ),
+        },
+    )
+    manager = _line(
+        programs / "kube-controller-manager",
+        {
+            "kubeconfig": pki / "kube-controller-manager.kubeconfig",
+            "secure-port": 0,
+            "leader-elect": "false",
+            "use-service-account-credentials": "true",
+            "service-account-private-key-file": pki / "accounts.key",
+            "root-ca-file": pki / "ca.crt",
+            "cluster-signing-cert-file": pki / "ca.crt",
+            "cluster-signing-key-file": pki / "ca.key",
+            "node-monitor-grace-period": f"{options.node_grace}s",
+            # A laptop's defaults (20 requests a second) would be what a test of a thousand Jobs measures.
+            "kube-api-qps": 1000,
+            "kube-api-burst": 2000,
+            "concurrent-job-syncs": 20,
+            "concurrent-gc-syncs": 20,
+            "profiling": "false",
+        },
+    )
+    scheduler = _line(
+        programs / "kube-scheduler",
+        {
+            "kubeconfig": pki / "kube-scheduler.kubeconfig",
+            "secure-port": 0,
+            "leader-elect": "false",
+            "kube-api-qps": 1000,
+            "kube-api-burst": 2000,
+            "profiling": "false",
+        },
+    )
+    return {
+        "etcd": etcd,
+        "kube-apiserver": [*apiserver, *options.apiserver],
+        "kube-controller-manager": manager,
+        "kube-scheduler": scheduler,
+    }
+
+
+def _line(program: Path, options: Mapping[str, object]) -> list[str]:
+    return [str(program), *(f"--{name}={value}" for name, value in options.items())]

@@ -1,0 +1,313 @@
+"""One control plane on this machine, from its start to its end."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from testbed.access import Api, write_kubeconfig
+from testbed.binaries import CONTROL_PLANE, build
+from testbed.control import Options, Place, commands, free_ports, issue_certificates
+from testbed.pki import Authority
+from testbed.processes import Processes, alive, this_process
+
+__all__ = ["Testbed", "TestbedError", "instances", "sweep"]
+
+_PATIENCE = 90.0
+_TRIES = 3
+
+
+class TestbedError(Exception):
+    """The testbed does not do what it should; says which part, and the end of its log."""
+
+    __test__ = False
+
+
+class Testbed:
+    """A control plane that runs. Made by `start` or `open`; ends with `stop`, or with a ``with`` block.
+
+    If whoever started it dies without stopping it, the next start of any instance ends it, unless it was started to stay.
+    """
+
+    __test__ = False  # pytest: not a test
+
+    def __init__(self, folder: Path) -> None:
+        """Use `start` or `open`."""
+        facts = json.loads((folder / "instance.json").read_text())
+        self.folder = folder
+        self.programs = Path(facts["programs"])
+        self.place = Place(folder, Path(facts["data"]), facts["ports"])
+        self.options = Options(**{**facts["options"], "apiserver": tuple(facts["options"]["apiserver"])})
+        self.processes = Processes(folder)
+
+    # -- life --------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def start(cls, name: str | None = None, *, stay: bool = False, options: Options | None = None) -> Testbed:
+        """Start one and wait until it is ready; seconds.
+
+        Args:
+            name: its name; default: one that is free.
+            stay: whether it outlives this process.
+            options: what differs from the usual.
+
+        Raises:
+            BuildError: its programs are not there, and cannot be built.
+            TestbedError: it does not start.
+        """
+        sweep()
+        programs = build(CONTROL_PLANE)
+        for attempt in range(_TRIES):
+            self = cls._begin(name, stay, options or Options(), programs)
+            try:
+                self._start_all()
+            except TestbedError as error:
+                # Somebody else may have taken a port between looking and listening.
+                taken = "address already in use" in str(error)
+                self.stop()
+                if not taken or attempt == _TRIES - 1:
+                    raise
+            except BaseException:
+                self.stop()
+                raise
+            else:
+                return self
+        raise AssertionError
+
+    @classmethod
+    def open(cls, name: str) -> Testbed:
+        """Take the instance of this name.
+
+        Raises:
+            TestbedError: there is none.
+        """
+        folder = _root() / name
+        if not (folder / "instance.json").exists():
+            raise TestbedError(f"there is no testbed called {name}: {', '.join(instances()) or 'none'} there")
+        return cls(folder)
+
+    @classmethod
+    def _begin(cls, name: str | None, stay: bool, options: Options, programs: Path) -> Testbed:
+        root = _root()
+        with _locked(root):
+            if name is None:
+                folder = Path(tempfile.mkdtemp(prefix="t-", dir=root))
+            elif (root / name).exists():
+                raise TestbedError(f"a testbed called {name} is there already: python -m testbed stop {name}")
+            else:
+                folder = root / name
+                folder.mkdir(mode=0o700)
+            memory = Path("/dev/shm")
+            data = memory / f"{root.name}-{folder.name}" if os.access(memory, os.W_OK) else folder / "etcd"
+            facts = {
+                "owner": None if stay else this_process(),
+                "programs": str(programs),
+                "data": str(data),
+                "ports": free_ports(("apiserver", "etcd", "peer")),
+                "options": asdict(options),
+            }
+            (folder / ".instance").write_text(json.dumps(facts))
+            (folder / ".instance").replace(folder / "instance.json")
+        return cls(folder)
+
+    def stop(self) -> None:
+        """End all of its processes, and remove its folder."""
+        self.processes.stop("kube-scheduler", "kube-controller-manager")
+        self.processes.stop("kube-apiserver", how=signal.SIGKILL)
+        self.processes.stop(how=signal.SIGKILL)
+        shutil.rmtree(self.place.data, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Testbed:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    # -- use ---------------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.folder.name
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The kubeconfig of an administrator who may do all."""
+        return self.folder / "kubeconfig"
+
+    @property
+    def server(self) -> str:
+        """The API server's address."""
+        return self.place.server
+
+    def api(self) -> Api:
+        """Requests as the administrator."""
+        return Api(self.kubeconfig)
+
+    def ready(self) -> bool:
+        """Whether the API server answers that it is ready."""
+        with contextlib.closing(self.api()) as api:
+            return api.ready()
+
+    def namespace_user(self, namespace: str, *, nodes: bool = True, server: str | None = None) -> Path:
+        """Make a namespace if it is not there, and a user who is its admin and nothing else.
+
+        Args:
+            namespace: its name.
+            nodes: whether the user may also read nodes, as on NRP Nautilus.
+            server: another address for the kubeconfig, as that of a proxy.
+
+        Returns:
+            The user's kubeconfig; the namespace is its context's.
+        """
+        user = f"user-of-{namespace}"
+        subject = {"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": user}
+        with contextlib.closing(self.api()) as api:
+            api.create("/api/v1/namespaces", {"metadata": {"name": namespace}})
+            role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "admin"}
+            rbac = "/apis/rbac.authorization.k8s.io/v1"
+            binding = {"metadata": {"name": "namespace-admin"}, "roleRef": role, "subjects": [subject]}
+            api.create(f"{rbac}/namespaces/{namespace}/rolebindings", binding)
+            if nodes:
+                rule = {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]}
+                api.create(f"{rbac}/clusterroles", {"metadata": {"name": "node-reader"}, "rules": [rule]})
+                binding = {
+                    "metadata": {"name": f"node-reader-{namespace}"},
+                    "roleRef": {**role, "name": "node-reader"},
+                    "subjects": [subject],
+                }
+                api.create(f"{rbac}/clusterrolebindings", binding)
+            _wait(
+                lambda: api.request("GET", f"/api/v1/namespaces/{namespace}/serviceaccounts/default").is_success,
+                f"the service account of namespace {namespace}",
+            )
+        return self.user(user, namespace=namespace, server=server)
+
+    def user(
+        self, name: str, groups: tuple[str, ...] = (), *, namespace: str | None = None, server: str | None = None
+    ) -> Path:
+        """Return the kubeconfig of a user with no rights but those that bindings give."""
+        authority = Authority.load(self.place.pki / "ca")
+        folder = self.folder / "users"
+        folder.mkdir(exist_ok=True)
+        pair = authority.issue(name, groups)
+        return write_kubeconfig(
+            folder / f"{name}.kubeconfig", server or self.server, authority.pair.certificate, pair, name, namespace
+        )
+
+    # -- faults ------------------------------------------------------------------------------------------------
+
+    def kill_apiserver(self) -> None:
+        """End the API server as a crash does; it stays away until `restart_apiserver`."""
+        self.processes.stop("kube-apiserver", how=signal.SIGKILL)
+
+    def restart_apiserver(self) -> None:
+        """Kill the API server if it runs, start it anew at the same address, and wait until it is ready."""
+        self.kill_apiserver()
+        self._start("kube-apiserver")
+
+    def compact_etcd(self) -> int:
+        """Forget all revisions but the last, so that a watch from an older one is gone (410), and return the last.
+
+        The API server's own cache still has recent ones until it is restarted.
+        """
+        with httpx.Client(base_url=self.place.etcd, trust_env=False) as client:
+            status = client.post("/v3/maintenance/status", json={}).raise_for_status().json()
+            revision = int(status["header"]["revision"])
+            client.post("/v3/kv/compaction", json={"revision": revision, "physical": True}).raise_for_status()
+        return revision
+
+    # -- start -------------------------------------------------------------------------------------------------
+
+    def _start_all(self) -> None:
+        issue_certificates(self.place)
+        for name in commands(self.place, self.programs, self.options):
+            self._start(name)
+
+    def _start(self, name: str) -> None:
+        """Start one of the programs and wait until it works, as far as others need it."""
+        self.processes.start(name, commands(self.place, self.programs, self.options)[name])
+        if name == "etcd":
+            self._wait(self._etcd_ready, name)
+        elif name == "kube-apiserver":
+            self._wait(self.ready, name)
+
+    def _etcd_ready(self) -> bool:
+        try:
+            answer = httpx.get(f"{self.place.etcd}/health", timeout=2, trust_env=False)
+        except httpx.HTTPError:
+            return False
+        return answer.is_success and answer.json().get("health") == "true"
+
+    def _wait(self, ready: Callable[[], bool], name: str) -> None:
+        def looked() -> bool:
+            if not self.processes.alive(name):
+                raise TestbedError(f"{name} ended; the end of its log:\n{self.processes.log(name)}")
+            return ready()
+
+        try:
+            _wait(looked, name)
+        except TimeoutError:
+            raise TestbedError(f"{name} is not ready; the end of its log:\n{self.processes.log(name)}") from None
+
+
+def _wait(ready: Callable[[], Any], what: str, patience: float = _PATIENCE) -> None:
+    deadline = time.monotonic() + patience
+    while not ready():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {patience:.0f} s for {what}")
+        time.sleep(0.05)
+
+
+# -- all instances of this user ----------------------------------------------------------------------------------
+
+
+def _root() -> Path:
+    """The folder of all instances: one a user, of nobody else."""
+    given = os.environ.get("SHOAL_TESTBED_STATE")
+    root = Path(given) if given else Path(tempfile.gettempdir()) / f"shoal-testbed-{os.getuid()}"
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if root.stat().st_uid != os.getuid():
+        raise TestbedError(f"{root} is another user's: name a folder of your own in SHOAL_TESTBED_STATE")
+    return root
+
+
+def instances() -> list[str]:
+    """The names of all instances that are there, running or not."""
+    return sorted(path.parent.name for path in _root().glob("*/instance.json"))
+
+
+def sweep() -> list[str]:
+    """End what dead starters have left, and return the names of those instances."""
+    swept = []
+    root = _root()
+    with _locked(root):
+        for name in instances():
+            owner = json.loads((root / name / "instance.json").read_text())["owner"]
+            if owner is not None and not alive(*owner):
+                Testbed(root / name).stop()
+                swept.append(name)
+    return swept
+
+
+@contextlib.contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    with (root / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
