@@ -13,12 +13,13 @@ FIND_UV = uv=uv; uv pip install --help 2>/dev/null | grep -q -e --group || uv=.v
 	test "$$uv" = uv || test -x "$$uv" || { echo "installing uv into .venv-uv"; \
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target .venv-uv uv; } || exit 1
 
-.PHONY: help quickstart setup dev test lint format types docs proof bench constraints clean distclean
+.PHONY: help quickstart setup dev test testbed lint format types docs proof bench constraints clean distclean
 
 help:
 	@echo "make quickstart   set up, then train and compare the models of $(STUDY)"
 	@echo "make test         set up, then run the tests (one of them: make test ARGS='tests/cli -k plan')"
 	@echo "make lint types docs   the other checks of CI;   make format   let ruff rewrite the layout"
+	@echo "make testbed      build (once) and start a Kubernetes on this machine, for tests; prints its kubeconfig"
 	@echo "make proof        the slow tests: killed runners, long runs"
 	@echo "make bench        measure against neighbours"
 	@echo "make constraints  compile constraints.txt anew from pyproject.toml"
@@ -56,13 +57,17 @@ test: dev
 proof: dev
 	$(ONE_THREAD) $(BIN)/python -m pytest -m "slow or chaos" $(ARGS)
 
+testbed: dev
+	$(BIN)/python -m testbed build
+	@$(BIN)/python -m testbed start
+
 lint: dev
-	$(BIN)/ruff check src tests bench docs
-	$(BIN)/ruff format --check src tests bench docs
+	$(BIN)/ruff check src tests bench docs testbed
+	$(BIN)/ruff format --check src tests bench docs testbed
 
 format: dev
-	$(BIN)/ruff check --fix src tests bench docs
-	$(BIN)/ruff format src tests bench docs
+	$(BIN)/ruff check --fix src tests bench docs testbed
+	$(BIN)/ruff format src tests bench docs testbed
 
 types: dev
 	$(BIN)/mypy

@@ -187,11 +187,8 @@ class Testbed:
             if nodes:
                 rule = {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]}
                 api.create(f"{rbac}/clusterroles", {"metadata": {"name": "node-reader"}, "rules": [rule]})
-                binding = {
-                    "metadata": {"name": f"node-reader-{namespace}"},
-                    "roleRef": {**role, "name": "node-reader"},
-                    "subjects": [subject],
-                }
+                role = {**role, "name": "node-reader"}
+                binding = {"metadata": {"name": f"node-reader-{namespace}"}, "roleRef": role, "subjects": [subject]}
                 api.create(f"{rbac}/clusterrolebindings", binding)
             _wait(
                 lambda: api.request("GET", f"/api/v1/namespaces/{namespace}/serviceaccounts/default").is_success,
