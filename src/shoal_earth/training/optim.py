@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ def parameter_groups(
     weight_decay: float = 0.0,
     *,
     decay_norm: bool = False,
+    no_decay: Sequence[str] = (),
     scale: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Parameters in groups for an optimizer.
@@ -33,19 +34,27 @@ def parameter_groups(
         lr: learning rate.
         weight_decay: for weights; norms, biases and other vectors get none unless ``decay_norm``.
         decay_norm: decay everything.
+        no_decay: parts of names of parameters that get none in any case, e.g. ``("pos_embed",)``.
         scale: part of a parameter's name to a factor on its learning rate, e.g. ``{"backbone": 0.1}``; the first match counts.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             factor = next((f for part, f in (scale or {}).items() if part in name), 1.0)
-            decay = weight_decay if decay_norm or parameter.ndim > 1 else 0.0
+            spared = any(part in name for part in no_decay) or not (decay_norm or parameter.ndim > 1)
+            decay = 0.0 if spared else weight_decay
             groups.setdefault((lr * factor, decay), []).append(parameter)
     return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
 
 
 def build_optimizer(
-    name: str, params: nn.Module | list[dict[str, Any]], lr: float, *, weight_decay: float = 0.0, momentum: float = 0.9
+    name: str,
+    params: nn.Module | list[dict[str, Any]],
+    lr: float,
+    *,
+    weight_decay: float = 0.0,
+    momentum: float = 0.9,
+    nesterov: bool = False,
 ) -> torch.optim.Optimizer:
     """An optimizer by name: ``adam``, ``adamw``, ``sgd`` or ``lamb``.
 
@@ -55,6 +64,7 @@ def build_optimizer(
         lr: learning rate.
         weight_decay: for weights.
         momentum: of ``sgd``.
+        nesterov: the same with Nesterov's look ahead.
     """
     if not lr > 0:
         raise UsageError(f"the learning rate must be above 0, not {lr}")
@@ -64,7 +74,7 @@ def build_optimizer(
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=lr)
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=momentum)
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
     if name == "lamb":
         from timm.optim.lamb import Lamb
 
@@ -81,11 +91,13 @@ class Schedule:
         kind: ``constant``; ``step`` (times ``gamma`` at each of ``milestones``); ``linear`` to ``end``; ``polynomial`` of
             ``power`` to ``end``; ``cosine`` to ``end``.
         total: steps of the whole run.
-        warmup: steps over which the factor first rises in a line to 1.
+        warmup: steps over which the factor first rises to 1.
         milestones: steps at which ``step`` drops.
         gamma: the factor of such a drop.
         power: of ``polynomial``.
         end: factor at the end.
+        warmup_power: how it rises: 1 in a line, 2 as a square.
+        flat: steps at the end over which ``linear``, ``polynomial`` and ``cosine`` stay at ``end``.
     """
 
     kind: str
@@ -95,6 +107,8 @@ class Schedule:
     gamma: float = 0.1
     power: float = 0.9
     end: float = 0.0
+    warmup_power: float = 1.0
+    flat: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in SCHEDULES:
@@ -103,12 +117,12 @@ class Schedule:
     def __call__(self, step: int) -> float:
         """The factor for the given step, counted from 0."""
         if step < self.warmup:
-            return (step + 1) / (self.warmup + 1)
+            return float(((step + 1) / (self.warmup + 1)) ** self.warmup_power)
         if self.kind == "constant":
             return 1.0
         if self.kind == "step":
             return float(self.gamma ** sum(step >= m for m in self.milestones))
-        done = min(1.0, (step - self.warmup) / max(1, self.total - self.warmup))
+        done = min(1.0, (step - self.warmup) / max(1, self.total - self.flat - self.warmup))
         if self.kind == "cosine":
             return self.end + (1 - self.end) * 0.5 * (1 + math.cos(math.pi * done))
         power = self.power if self.kind == "polynomial" else 1.0
