@@ -20,9 +20,10 @@ from shoal_earth.rasters.scene import open_scene
 from shoal_earth.rasters.scenes import Scene, read_scene
 from shoal_earth.rasters.statistics import normalise
 from shoal_earth.segmentation.models import load_model
+from shoal_earth.training.checkpoint import find_checkpoint
 from shoal_earth.training.distributed import ranks
 
-__all__ = ["find_checkpoint", "map_scene"]
+__all__ = ["map_scene"]
 
 
 @dataclass
@@ -65,23 +66,6 @@ class _Composite:
         # In a composite's file it is NaN, which normalising turns to the middle of the scale.
         blank = np.nan if self.blank is None else self.blank
         return Pixels(normalise(np.where(pixels.valid, pixels.values, blank), self.scale), pixels.valid)
-
-
-def find_checkpoint(trial: Path) -> Path:
-    """The checkpoint that ``trial`` means: a file, or ``best.pt`` in the folder of a trial or of its output.
-
-    Raises:
-        UsageError: there is none.
-    """
-    if trial.is_file():
-        return trial
-    for candidate in (trial / "best.pt", trial / "out" / "best.pt"):
-        if candidate.is_file():
-            return candidate
-    raise UsageError(
-        f"{trial}: is neither a checkpoint nor the folder of a trial with best.pt",
-        hint="Name a file such as out/best.pt, or the folder of a finished training task.",
-    )
 
 
 def map_scene(

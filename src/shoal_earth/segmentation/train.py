@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,22 +136,11 @@ def train(chips: Path, out: Path | None, settings: TrainSettings) -> dict[str, A
             },
         )
         best = fit.run()
-        target = Path(task.out)
-        fit.save_weights(target / "last.pt")
-        if here.main:
-            _keep_best(fit, Path(task.checkpoints) / "best.pt", target / "best.pt")
-            if best:
-                task.log({"best/step": best["step"], f"best/{best['metric']}": best["value"]})
+        fit.publish(Path(task.out))
+        if here.main and best:
+            task.log({"best/step": best["step"], f"best/{best['metric']}": best["value"]})
         here.barrier()
     return best
-
-
-def _keep_best(fit: Fit, best: Path, target: Path) -> None:
-    # Without one finite value of the metric, no state was ever the best: the last one stands in.
-    if best.exists():
-        shutil.copyfile(best, target)
-    else:
-        fit.save_weights(target)
 
 
 def evaluate_split(

@@ -10,7 +10,7 @@ import torch
 
 from shoal.errors import UsageError
 
-__all__ = ["FORMAT", "load_checkpoint", "save_checkpoint"]
+__all__ = ["FORMAT", "find_checkpoint", "load_checkpoint", "save_checkpoint"]
 
 FORMAT = 1
 
@@ -53,3 +53,20 @@ def load_checkpoint(path: Path, *, device: str | torch.device = "cpu") -> dict[s
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UsageError(f"{path}: is not a checkpoint of this version of shoal-earth")
     return content
+
+
+def find_checkpoint(trial: Path) -> Path:
+    """The checkpoint that ``trial`` means: a file, or ``best.pt`` in the folder of a trial or of its output.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if trial.is_file():
+        return trial
+    for candidate in (trial / "best.pt", trial / "out" / "best.pt"):
+        if candidate.is_file():
+            return candidate
+    raise UsageError(
+        f"{trial}: is neither a checkpoint nor the folder of a trial with best.pt",
+        hint="Name a file such as out/best.pt, or the folder of a finished training task.",
+    )

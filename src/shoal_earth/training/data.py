@@ -15,7 +15,10 @@ __all__ = ["Batches", "Examples"]
 
 
 class Examples(Protocol):
-    """What the loop trains on: a number of examples, each made from its index and its own generator."""
+    """What the loop trains on: a number of examples, each made from its index and its own generator.
+
+    Examples that change with the epoch have ``at(epoch)`` too, which gives them as they are then.
+    """
 
     def __len__(self) -> int:
         """How many examples."""
@@ -35,7 +38,9 @@ class _Seeded(Dataset[Any]):
 
     def __getitem__(self, key: tuple[int, int]) -> Any:
         epoch, index = key
-        return self.examples.get(index, np.random.default_rng((self.seed, epoch, index)))
+        at = getattr(self.examples, "at", None)
+        examples: Examples = self.examples if at is None else at(epoch)
+        return examples.get(index, np.random.default_rng((self.seed, epoch, index)))
 
 
 class _Order(Sampler[list[tuple[int, int]]]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -154,6 +155,11 @@ class Fit:
         """The model to evaluate and keep: the moving average where there is one."""
         return self.module if self.ema is None else self.ema.module
 
+    @property
+    def epoch(self) -> int:
+        """The epoch of the step that comes next, from 0."""
+        return self.step // self.batches.steps_per_epoch
+
     def run(self) -> dict[str, Any]:
         """Train to the end, from ``last.pt`` if there is one.
 
@@ -275,6 +281,16 @@ class Fit:
         if self.ranks.main:
             model = self.answering.state_dict()
             save_checkpoint(path, {"model": model, "meta": self.meta, "step": self.step, "metrics": self.metrics})
+
+    def publish(self, folder: Path) -> None:
+        """Leave ``last.pt`` and ``best.pt``, weights only, in a folder; on the main rank only."""
+        self.save_weights(folder / "last.pt")
+        best = self.folder / "best.pt"
+        if self.ranks.main and best.exists():
+            shutil.copyfile(best, folder / "best.pt")
+        else:
+            # Without one finite value of the metric, no state was ever the best: the last one stands in.
+            self.save_weights(folder / "best.pt")
 
     def save(self) -> None:
         """Write ``last.pt``: everything that a new process needs to go on exactly here."""
