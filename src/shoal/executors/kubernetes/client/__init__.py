@@ -1,0 +1,73 @@
+"""A narrow client of the Kubernetes API: the few verbs that Shoal needs, with errors that say what was refused.
+
+It knows nothing of studies. Its methods block and may be used from several threads; connections are kept and shared.
+"""
+
+from shoal.executors.kubernetes.client.client import Client, Listed, Watch, connect
+from shoal.executors.kubernetes.client.errors import (
+    AlreadyExists,
+    ApiError,
+    Asked,
+    Busy,
+    Conflict,
+    Denied,
+    Expired,
+    Forbidden,
+    Invalid,
+    NotFound,
+    QuotaExceeded,
+    ServerFault,
+    Unauthorized,
+    Unreachable,
+)
+from shoal.executors.kubernetes.client.resources import (
+    CLAIMS,
+    CONFIG_MAPS,
+    EVENTS,
+    JOBS,
+    NAMESPACES,
+    NODES,
+    PODS,
+    QUOTAS,
+    ROLE_BINDINGS,
+    ROLES,
+    SECRETS,
+    SERVICE_ACCOUNTS,
+    SERVICES,
+    Resource,
+)
+
+__all__ = [
+    "CLAIMS",
+    "CONFIG_MAPS",
+    "EVENTS",
+    "JOBS",
+    "NAMESPACES",
+    "NODES",
+    "PODS",
+    "QUOTAS",
+    "ROLES",
+    "ROLE_BINDINGS",
+    "SECRETS",
+    "SERVICES",
+    "SERVICE_ACCOUNTS",
+    "AlreadyExists",
+    "ApiError",
+    "Asked",
+    "Busy",
+    "Client",
+    "Conflict",
+    "Denied",
+    "Expired",
+    "Forbidden",
+    "Invalid",
+    "Listed",
+    "NotFound",
+    "QuotaExceeded",
+    "Resource",
+    "ServerFault",
+    "Unauthorized",
+    "Unreachable",
+    "Watch",
+    "connect",
+]
