@@ -6,6 +6,7 @@ A group is a module with a ``typer`` app that imports nothing heavy; add it to `
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 import typer
@@ -40,6 +41,8 @@ def _options() -> None:
 
 def main() -> None:
     """The command ``shoal-earth``: an error that has a known cause is one message, never a traceback."""
+    # GDAL keeps decoded blocks in a twentieth of the machine's memory, which may be more than a container was given.
+    os.environ.setdefault("GDAL_CACHEMAX", "512")
     try:
         app()
     except ShoalError as error:

@@ -22,7 +22,7 @@ from PIL import Image as Picture
 
 from shoal.errors import ShoalError, UsageError
 from shoal_earth.detection import imagery, shards
-from shoal_earth.detection.ahead import ahead
+from shoal_earth.ahead import ahead
 from shoal_earth.detection.chips import BOX, ChipRules, starts
 from shoal_earth.detection.findings import Findings
 from shoal_earth.detection.form import Boxes, Image

@@ -18,7 +18,7 @@ from shapely.geometry import GeometryCollection, LineString, MultiPolygon, Point
 from shoal.errors import UsageError
 from shoal_earth.rasters.chips import ChipRules, make_chips
 from shoal_earth.rasters.labels import burn, read_polygons
-from shoal_earth.rasters.scene import open_scene
+from shoal_earth.rasters.strips import open_strips
 from shoal_earth.rasters.shards import ShardReader, ShardWriter
 from shoal_earth.rasters.split import assign
 from shoal_earth.rasters.statistics import BandStatistics, normalise
@@ -155,7 +155,7 @@ def test_statistics_of_floats_skip_what_is_not_finite() -> None:
 def test_resampling_takes_the_mean_of_the_pixels_below(tmp_path: Path) -> None:
     values = np.arange(64 * 64, dtype=np.float32).reshape(1, 64, 64)
     path = write_raster(tmp_path / "ramp.tif", values)
-    with open_scene(path, 2.0) as scene:
+    with open_strips(path, 2.0) as scene:
         got = np.concatenate([scene.rows(0, 10)[0], scene.rows(10, 32)[0]], 1)
         assert scene.resolution == 2
     np.testing.assert_allclose(got[0], values[0].reshape(32, 2, 32, 2).mean((1, 3)))
@@ -164,7 +164,7 @@ def test_resampling_takes_the_mean_of_the_pixels_below(tmp_path: Path) -> None:
 def test_polygons_in_another_crs_burn_alike(tmp_path: Path) -> None:
     frame = geopandas.read_file(QUICKSTART / "buildings.geojson")
     frame.to_crs("EPSG:4326").to_file(tmp_path / "degrees.gpkg")
-    with open_scene(QUICKSTART / "atlanta.tif") as scene:
+    with open_strips(QUICKSTART / "atlanta.tif") as scene:
         own, here = burn([read_polygons(QUICKSTART / "buildings.geojson")], scene)
         moved, there = burn([read_polygons(tmp_path / "degrees.gpkg")], scene)
     assert len(here[0]) == len(there[0]) == 43
@@ -181,7 +181,7 @@ def test_broken_features_are_mended_or_skipped_and_counted(tmp_path: Path) -> No
     found = read_polygons(tmp_path / "f.geojson")
     assert (found.found, found.mended, found.empty, found.other) == (5, 1, 2, 1)
     path = write_raster(tmp_path / "r.tif", np.ones((1, 64, 64), np.uint8))
-    with open_scene(path) as scene:
+    with open_strips(path) as scene:
         mask, _ = burn([found], scene)
     # Both wings of the bow tie, 25 square metres each, give or take the pixels that its diagonals cut, and two squares.
     assert mask[20:24, 20:24].all()

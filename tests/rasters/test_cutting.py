@@ -253,7 +253,7 @@ def test_killed_and_started_again_the_chips_are_the_same_bytes(tmp_path: Path) -
 
     rules = CutRules(size=32, stride=16, seed=3)
     cut_layers(layers(), tmp_path / "whole", rules, kind="ngb")
-    for fail_at in (0, 1, 8):
+    for fail_at in (0, 1, 2):
         with pytest.raises(KeyboardInterrupt):
             cut_layers(layers(fail_at), tmp_path / "killed", rules, kind="ngb")
         assert not (tmp_path / "killed" / INDEX).exists()

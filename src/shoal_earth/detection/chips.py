@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import UsageError
-from shoal_earth.detection.ahead import ahead
+from shoal_earth.ahead import ahead
 from shoal_earth.detection.findings import Findings
 from shoal_earth.detection.form import Dataset, Image
 from shoal_earth.detection.imagery import ImageError, Source, options, quiet

@@ -12,7 +12,7 @@ import numpy as np
 
 from shoal.errors import UsageError
 from shoal_earth.rasters.labels import FOREGROUND, IGNORE, Polygons, burn, read_polygons
-from shoal_earth.rasters.scene import Scene, open_scene
+from shoal_earth.rasters.strips import Strips, open_strips
 from shoal_earth.rasters.shards import ShardWriter
 from shoal_earth.rasters.split import SPLITS, assign
 from shoal_earth.rasters.statistics import BandStatistics
@@ -87,7 +87,7 @@ def make_chips(rasters: list[Path], polygons: list[Path], out: Path, rules: Chip
     masks, kinds = {}, set()
     touched: list[set[int]] = [set() for _ in files]
     for path in rasters:
-        with open_scene(path, rules.resolution) as scene:
+        with open_strips(path, rules.resolution) as scene:
             if min(scene.height, scene.width) < rules.size:
                 raise UsageError(
                     f"{path}: has {scene.width} x {scene.height} pixels, less than one chip of {rules.size}"
@@ -112,7 +112,7 @@ def make_chips(rasters: list[Path], polygons: list[Path], out: Path, rules: Chip
     skipped: Counter[str] = Counter()
     scenes = []
     for path in rasters:
-        with open_scene(path, rules.resolution) as scene:
+        with open_strips(path, rules.resolution) as scene:
             scenes.append({"name": scene.name, "crs": _crs(scene), "transform": list(scene.transform)[:6]})
             _cut(scene, masks.pop(path), regions[path], rules, writer, statistics, skipped)
     split_counts = Counter(chip["split"] for chip in writer.chips)
@@ -177,7 +177,7 @@ def _deal(masks: dict[Path, np.ndarray[Any, Any]], rules: ChipRules) -> dict[Pat
 
 
 def _cut(
-    scene: Scene,
+    scene: Strips,
     mask: np.ndarray[Any, Any],
     regions: np.ndarray[Any, Any],
     rules: ChipRules,
@@ -231,7 +231,7 @@ def _places(height: int, width: int, regions: np.ndarray[Any, Any], rules: ChipR
                     yield row, column, split
 
 
-def _crs(scene: Scene) -> str:
+def _crs(scene: Strips) -> str:
     code = scene.crs.to_epsg()
     return f"EPSG:{code}" if code else str(scene.crs.to_wkt())
 

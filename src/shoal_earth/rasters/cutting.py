@@ -7,8 +7,9 @@ as exact as the products themselves.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 
 from shoal.errors import UsageError
+from shoal_earth.ahead import ahead
 from shoal_earth.rasters.grids import Grid, Pixels
 from shoal_earth.rasters.labels import FOREGROUND, IGNORE
 from shoal_earth.rasters.normalise import Fitter, step_of
@@ -25,6 +27,8 @@ from shoal_earth.rasters.shards import ShardWriter
 from shoal_earth.rasters.split import SPLITS, assign
 
 __all__ = ["Cut", "CutRules", "Layer", "cut_layers"]
+
+_LONGEST = 4096
 
 
 @dataclass(frozen=True)
@@ -127,22 +131,16 @@ def cut_layers(
     for layer in sorted(layers, key=lambda layer: layer.name):
         split = given[layer.group]
         forbidden = _forbidden(layer, split, layers, given)
-        for window, pixels in _windows(layer, rules, step_of(kind), split, forbidden, cut.skipped):
-            shape = pixels.values.shape[:-2]
-            fitter = fitter or Fitter(kind, shape[-1])
-            stored = pixels.values
-            if split == "train":
-                _count(fitter, stored, pixels.valid, rules.stride)
-            stored = stored.reshape(-1, *stored.shape[-2:])
-            rows, columns = window.toslices()
-            label = layer.labels[rows, columns]
-            if not pixels.valid.all():
-                label = np.where(pixels.valid, label, np.uint8(IGNORE))
-            row, column = int(window.row_off), int(window.col_off)
-            facts = {"scene": layer.name, "group": layer.group, "row": row, "column": column}
-            facts["share"] = round(float((label == FOREGROUND).mean()), 6)
-            writer.add(split, f"{layer.name}-{row:06d}-{column:06d}", {"image": stored, "label": label}, **facts)
-            cut.chips[split] += 1
+        # The next chips are decoded while these are counted and written.
+        with ahead(_windows(layer, rules, step_of(kind), split, forbidden, cut.skipped)) as runs:
+            for window, part in chain.from_iterable(runs):
+                pixels = Pixels(np.ascontiguousarray(part.values), part.valid)
+                shape = pixels.values.shape[:-2]
+                fitter = fitter or Fitter(kind, shape[-1])
+                if split == "train":
+                    _count(fitter, pixels.values, pixels.valid, rules.stride)
+                _write(writer, layer, split, window, pixels)
+                cut.chips[split] += 1
     for split, share in zip(SPLITS, rules.shares, strict=True):
         wanted = split in given.values() if splits is not None else share > 0
         if wanted and not cut.chips[split]:
@@ -185,6 +183,18 @@ def cut_layers(
         ],
     )
     return cut
+
+
+def _write(writer: ShardWriter, layer: Layer, split: str, window: Window, pixels: Pixels) -> None:
+    rows, columns = window.toslices()
+    label = layer.labels[rows, columns]
+    if not pixels.valid.all():
+        label = np.where(pixels.valid, label, np.uint8(IGNORE))
+    row, column = int(window.row_off), int(window.col_off)
+    facts = {"scene": layer.name, "group": layer.group, "row": row, "column": column}
+    facts["share"] = round(np.count_nonzero(label == FOREGROUND) / label.size, 6)
+    image = pixels.values.reshape(-1, *pixels.values.shape[-2:])
+    writer.add(split, f"{layer.name}-{row:06d}-{column:06d}", {"image": image, "label": label}, **facts)
 
 
 def _check(layers: Sequence[Layer], rules: CutRules) -> None:
@@ -247,32 +257,90 @@ def _meets(grid: Grid, window: Window, other: Grid) -> bool:
     return bool(left < east - slack and right > west + slack and bottom < north - slack and top > south + slack)
 
 
+@dataclass
+class _Chip:
+    """A chip that the rules may keep."""
+
+    window: Window
+    label: np.ndarray[Any, Any]
+
+    @property
+    def left(self) -> int:
+        return int(self.window.col_off)
+
+
 def _windows(
     layer: Layer, rules: CutRules, step: float, split: str, forbidden: Sequence[Grid], skipped: Counter[str]
-) -> Iterator[tuple[Window, Pixels]]:
-    """The chips of a layer that the rules keep, their values in steps."""
+) -> Generator[list[tuple[Window, Pixels]], None, None]:
+    """The chips of a layer that the rules keep, their values in steps.
+
+    Chips that lie side by side are read at once: a call costs about as much as the decoding of a chip.
+    """
     grid, size = layer.source.grid, rules.size
     stride = rules.stride if split == "train" else size
     for row in range(0, grid.height - size + 1, stride):
-        for column in range(0, grid.width - size + 1, stride):
-            window = Window(column, row, size, size)
-            labels = layer.labels[row : row + size, column : column + size]
-            if any(_meets(grid, window, other) for other in forbidden):
-                skipped["ground of a later split"] += 1
-                continue
-            if split == "train" or rules.present_always:
-                missing = [number for number in rules.present if not (labels == number).any()]
-                if missing:
-                    skipped[f"no pixel of class {missing[0]}"] += 1
-                    continue
-            if layer.hidden is not None and float(layer.hidden(window).mean()) > rules.max_hidden:
+        chips = list(_wanted(layer, rules, row, split, forbidden, skipped))
+        if layer.hidden is not None:
+            chips = list(_seen(layer.hidden, rules, chips, skipped))
+        for together in _runs(chips, size):
+            first = together[0].left
+            pixels = read_steps(layer.source, Window(first, row, together[-1].left + size - first, size), step)
+            whole = bool(pixels.valid.all())
+            kept = []
+            for chip in together:
+                columns = slice(chip.left - first, chip.left - first + size)
+                valid = pixels.valid[:, columns]
+                if not whole and np.count_nonzero(valid) / valid.size < rules.min_valid:
+                    skipped[f"less than {rules.min_valid:.0%} valid"] += 1
+                else:
+                    kept.append((chip.window, Pixels(pixels.values[..., columns], valid)))
+            yield kept
+
+
+def _wanted(
+    layer: Layer, rules: CutRules, row: int, split: str, forbidden: Sequence[Grid], skipped: Counter[str]
+) -> Iterator[_Chip]:
+    """The chips of a row that may be kept for what is known without reading a pixel."""
+    grid, size = layer.source.grid, rules.size
+    stride = rules.stride if split == "train" else size
+    present = rules.present if split == "train" or rules.present_always else ()
+    for column in range(0, grid.width - size + 1, stride):
+        window = Window(column, row, size, size)
+        label = layer.labels[row : row + size, column : column + size]
+        if any(_meets(grid, window, other) for other in forbidden):
+            skipped["ground of a later split"] += 1
+        elif missing := [number for number in present if not (label == number).any()]:
+            skipped[f"no pixel of class {missing[0]}"] += 1
+        else:
+            yield _Chip(window, label)
+
+
+def _seen(
+    hidden: Callable[[Window], np.ndarray[Any, Any]], rules: CutRules, chips: list[_Chip], skipped: Counter[str]
+) -> Iterator[_Chip]:
+    """The chips of a row of which enough is seen."""
+    size = rules.size
+    for together in _runs(chips, size):
+        first, row = together[0].left, together[0].window.row_off
+        mask = hidden(Window(first, row, together[-1].left + size - first, size))
+        for chip in together:
+            here = mask[:, chip.left - first : chip.left - first + size]
+            if np.count_nonzero(here) / here.size > rules.max_hidden:
                 skipped[f"more than {rules.max_hidden:.0%} hidden"] += 1
-                continue
-            pixels = read_steps(layer.source, window, step)
-            if float(pixels.valid.mean()) < rules.min_valid:
-                skipped[f"less than {rules.min_valid:.0%} valid"] += 1
-                continue
-            yield window, pixels
+            else:
+                yield chip
+
+
+def _runs(chips: list[_Chip], size: int) -> Iterator[list[_Chip]]:
+    """Chips of a row that touch, so that they are read together; none longer than :data:`_LONGEST` pixels."""
+    run: list[_Chip] = []
+    for chip in chips:
+        if run and (chip.left > run[-1].left + size or chip.left + size - run[0].left > max(_LONGEST, size)):
+            yield run
+            run = []
+        run.append(chip)
+    if run:
+        yield run
 
 
 def _count(fitter: Fitter, stored: np.ndarray[Any, Any], valid: np.ndarray[Any, Any], stride: int) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from shoal.errors import UsageError
 
 if TYPE_CHECKING:
-    from shoal_earth.rasters.scene import Scene
+    from shoal_earth.rasters.strips import Strips
 
 __all__ = ["BACKGROUND", "FOREGROUND", "IGNORE", "Polygons", "burn", "read_polygons"]
 
@@ -74,7 +74,7 @@ def read_polygons(path: Path) -> Polygons:
     return Polygons(path, parts.reset_index(drop=True), found, int(bare.sum()), other, int(invalid.sum()), table)
 
 
-def burn(polygons: list[Polygons], scene: Scene) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], list[set[int]]]:
+def burn(polygons: list[Polygons], scene: Strips) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], list[set[int]]]:
     """Burn polygons into a mask of the scene's grid: a pixel is foreground if its centre is inside one.
 
     Returns:

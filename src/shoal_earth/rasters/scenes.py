@@ -217,6 +217,9 @@ class Scene:
         source = self._dataset(file.path)
         own = self._grid(file)
         view, alpha = source, None
+        times = _times_finer(own, grid) if nearest else 1
+        if times > 1:
+            return self._repeated(band, file, window, own, times)
         if own != grid:
             resampling = _DOWNSAMPLE if grid.resolution > own.resolution * 1.001 else _UPSAMPLE
             view, alpha = self._view(file, band, grid, Resampling.nearest if nearest else resampling)
@@ -229,12 +232,24 @@ class Scene:
                 f"{_plain(file.path)}: cannot be read at row {window.row_off}, column {window.col_off}: {reason(error)}",
                 hint="The file is probably truncated or damaged: fetch it again.",
             ) from None
-        if band.nodata is not None and not np.isnan(band.nodata):
+        marked = view.nodata == band.nodata and MaskFlags.nodata in view.mask_flag_enums[file.indices[0] - 1]
+        if band.nodata is not None and not np.isnan(band.nodata) and not marked:
             marks &= values != band.nodata
         valid = marks[0] if len(marks) == 1 else marks.any(0) if band.all_channels else marks.all(0)
         if values.dtype.kind == "f":
             valid &= np.isfinite(values).all(0)
         return values, valid
+
+    def _repeated(self, band: Band, file: BandFile, window: Window, own: Grid, times: int) -> tuple[Any, Any]:
+        """The nearest pixel on a grid that is finer by a whole number: each one repeated, far cheaper than a warp."""
+        top, left = int(window.row_off) // times, int(window.col_off) // times
+        bottom = -(-(int(window.row_off) + int(window.height)) // times)
+        right = -(-(int(window.col_off) + int(window.width)) // times)
+        values, valid = self._band(band, Window(left, top, right - left, bottom - top), own, nearest=True)
+        rows = slice(int(window.row_off) - top * times, int(window.row_off) - top * times + int(window.height))
+        columns = slice(int(window.col_off) - left * times, int(window.col_off) - left * times + int(window.width))
+        wide = [array.repeat(times, -2).repeat(times, -1)[..., rows, columns] for array in (values, valid)]
+        return wide[0], wide[1]
 
     def _marks(
         self, view: Any, alpha: int | None, values: np.ndarray[Any, Any], indices: tuple[int, ...], window: Window
@@ -354,17 +369,29 @@ class Scene:
         self.close()
 
 
+def _times_finer(own: Grid, grid: Grid) -> int:
+    """How many pixels of ``grid`` lie side by side in one of ``own``, where that is a whole number everywhere; else 1."""
+    times = round(own.resolution / grid.resolution)
+    if times < 2 or own.crs != grid.crs or (own.height * times, own.width * times) != (grid.height, grid.width):
+        return 1
+    apart = max(abs(a - b) for a, b in zip(own.bounds, grid.bounds, strict=True))
+    return times if apart < 1e-6 * grid.resolution else 1
+
+
 def _scaled(values: np.ndarray[Any, Any], band: Band, step: float | None) -> np.ndarray[Any, Any]:
-    """What stored values stand for: as float32, or as whole numbers of ``step``."""
+    """What stored values (which may be overwritten) stand for: as float32, or as whole numbers of ``step``."""
     if step is not None and values.dtype.kind in "ui" and abs(band.scale - step) < 1e-9 * step:
         shift = round(band.offset / step)
         limits = np.iinfo(np.int16)
-        top = limits.max - max(shift, 0)
-        held = np.minimum(values, top) if np.iinfo(values.dtype).max > top else values
-        if values.dtype.kind == "i":
-            held = np.maximum(held, limits.min - min(shift, 0))
-        whole: np.ndarray[Any, Any] = held.astype(np.int16)
-        whole += np.int16(shift)
+        top, bottom = limits.max - max(shift, 0), limits.min - min(shift, 0)
+        if values.size and int(values.max()) > top:
+            np.minimum(values, top, out=values)
+        if values.dtype.kind == "i" and values.size and int(values.min()) < bottom:
+            np.maximum(values, bottom, out=values)
+        # Sentinel-2's own numbers are as wide: no copy is needed to call them signed.
+        whole: np.ndarray[Any, Any] = values.view(np.int16) if values.itemsize == 2 else values.astype(np.int16)
+        if shift:
+            whole += np.int16(shift)
         return whole
     result = values.astype(np.float32)
     if band.scale != 1:

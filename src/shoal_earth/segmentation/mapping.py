@@ -16,7 +16,7 @@ from shoal_earth.rasters.composites import composite, recipe
 from shoal_earth.rasters.grids import Grid, Pixels, reason
 from shoal_earth.rasters.masks import HIDDEN, mask
 from shoal_earth.rasters.predict import Prediction, predict_scene
-from shoal_earth.rasters.scene import open_scene
+from shoal_earth.rasters.strips import open_strips
 from shoal_earth.rasters.scenes import Scene, read_scene
 from shoal_earth.rasters.statistics import normalise
 from shoal_earth.segmentation.models import load_model
@@ -132,7 +132,7 @@ def map_scene(
         if kind is None:
             if skip_hidden:
                 raise UsageError("clouds are told by a scene's classification: name a scene and its composite")
-            with open_scene(path, meta["resolution"]) as raster:
+            with open_strips(path, meta["resolution"]) as raster:
                 _fits(path, raster.bands, bands)
                 return predict_scene(_Raster(raster, scale, blank), answer, out, **settings)
         with read_scene(path) as scene:

@@ -17,11 +17,11 @@ from rasterio.vrt import WarpedVRT
 
 from shoal.errors import UsageError
 
-__all__ = ["Scene", "open_scene"]
+__all__ = ["Strips", "open_strips"]
 
 
 @dataclass(frozen=True)
-class Scene:
+class Strips:
     """An open raster: its grid and a way to read rows of it.
 
     ``resolution`` is in units of the CRS, metres for projected ones.
@@ -61,7 +61,7 @@ class Scene:
 
 
 @contextmanager
-def open_scene(path: Path, resolution: float | None = None) -> Iterator[Scene]:
+def open_strips(path: Path, resolution: float | None = None) -> Iterator[Strips]:
     """Open a raster for reading.
 
     Args:
@@ -91,7 +91,7 @@ def open_scene(path: Path, resolution: float | None = None) -> Iterator[Scene]:
                 f"{path}: has bands of type {', '.join(source.dtypes)}; one real number type for all is needed"
             )
         if resolution is None:
-            yield Scene(path, source.height, source.width, source.count, source.dtypes[0], source.crs, own, source)
+            yield Strips(path, source.height, source.width, source.count, source.dtypes[0], source.crs, own, source)
             return
         across, down = round(source.width * own.a / resolution), round(source.height * -own.e / resolution)
         if min(across, down) < 1:
@@ -100,7 +100,7 @@ def open_scene(path: Path, resolution: float | None = None) -> Iterator[Scene]:
         with WarpedVRT(
             source, crs=source.crs, transform=grid, width=across, height=down, resampling=Resampling.average
         ) as view:
-            yield Scene(path, down, across, source.count, source.dtypes[0], source.crs, grid, view)
+            yield Strips(path, down, across, source.count, source.dtypes[0], source.crs, grid, view)
 
 
 def _reason(error: Exception) -> str:
