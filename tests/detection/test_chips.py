@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from PIL import Image as Picture
 
 from shoal.errors import ShoalError, UsageError
-from shoal_earth.detection import imagery, shards
 from shoal_earth.ahead import ahead
+from shoal_earth.detection import imagery, shards
 from shoal_earth.detection.chips import BOX, ChipRules, starts
 from shoal_earth.detection.findings import Findings
 from shoal_earth.detection.form import Boxes, Image

@@ -18,10 +18,10 @@ from shapely.geometry import GeometryCollection, LineString, MultiPolygon, Point
 from shoal.errors import UsageError
 from shoal_earth.rasters.chips import ChipRules, make_chips
 from shoal_earth.rasters.labels import burn, read_polygons
-from shoal_earth.rasters.strips import open_strips
 from shoal_earth.rasters.shards import ShardReader, ShardWriter
 from shoal_earth.rasters.split import assign
 from shoal_earth.rasters.statistics import BandStatistics, normalise
+from shoal_earth.rasters.strips import open_strips
 
 from .conftest import QUICKSTART, square, write_polygons, write_raster
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from shoal.errors import UsageError
 from shoal_earth.rasters.labels import FOREGROUND, IGNORE, Polygons, burn, read_polygons
-from shoal_earth.rasters.strips import Strips, open_strips
 from shoal_earth.rasters.shards import ShardWriter
 from shoal_earth.rasters.split import SPLITS, assign
 from shoal_earth.rasters.statistics import BandStatistics
+from shoal_earth.rasters.strips import Strips, open_strips
 
 __all__ = ["ChipRules", "Made", "make_chips"]
 

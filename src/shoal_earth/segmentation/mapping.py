@@ -16,9 +16,9 @@ from shoal_earth.rasters.composites import composite, recipe
 from shoal_earth.rasters.grids import Grid, Pixels, reason
 from shoal_earth.rasters.masks import HIDDEN, mask
 from shoal_earth.rasters.predict import Prediction, predict_scene
-from shoal_earth.rasters.strips import open_strips
 from shoal_earth.rasters.scenes import Scene, read_scene
 from shoal_earth.rasters.statistics import normalise
+from shoal_earth.rasters.strips import open_strips
 from shoal_earth.segmentation.models import load_model
 from shoal_earth.training.checkpoint import find_checkpoint
 from shoal_earth.training.distributed import ranks
