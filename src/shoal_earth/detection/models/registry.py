@@ -74,6 +74,41 @@ DETECTORS: dict[str, Entry] = {
         "anchored:retinanet",
         "backbone on ImageNet-1k: timm/resnext101_64x4d.tv_in1k",
     ),
+    "detr": Entry(
+        "DETR R50",
+        "transformer",
+        "detr:build",
+        "whole detector on COCO: transformers/facebook/detr-resnet-50; the class head starts at random",
+        ("detr",),
+    ),
+    "deformable-detr": Entry(
+        "Deformable DETR R50, two stages, refined boxes",
+        "transformer",
+        "detr:build",
+        "whole detector on COCO: transformers/SenseTime/deformable-detr-with-box-refine-two-stage; class heads start at random",
+        ("deformable-detr",),
+    ),
+    "rtdetrv2": Entry(
+        "RT-DETRv2 R50",
+        "transformer",
+        "detr:build",
+        "whole detector on COCO: transformers/PekingU/rtdetr_v2_r50vd; class heads start at random",
+        ("rtdetrv2",),
+    ),
+    "dfine": Entry(
+        "D-FINE L",
+        "transformer",
+        "detr:build",
+        "whole detector on COCO: transformers/ustc-community/dfine-large-coco; class heads start at random",
+        ("dfine",),
+    ),
+    "rfdetr": Entry(
+        "RF-DETR base",
+        "transformer",
+        "detr:build",
+        "whole detector on COCO: transformers/Roboflow/rf-detr-base; class heads start at random",
+        ("rfdetr",),
+    ),
 }
 """By name."""
 

@@ -1,0 +1,244 @@
+"""DETR and those that followed it, from transformers, built from their configurations.
+
+What the library leaves out when a model starts at random is put right here: batch norms that learn, the initial bias and zero
+boxes of the heads, heads of their own for each layer where boxes are refined, and the loss of Deformable DETR's first stage.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import box_convert
+
+from shoal_earth.detection.models.detector import Detector, Target, finish
+from shoal_earth.detection.models.detr_sizes import CONFIGS, configuration
+from shoal_earth.detection.models.pyramid import hold_batch_norm
+from shoal_earth.detection.models.weights import Weights, missing
+
+__all__ = ["TransformersDetector", "build"]
+
+_MOST = 300
+_CLASS_HEADS = ("class_embed", "enc_score_head", "enc_out_class_embed")
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What differs between them.
+
+    Args:
+        model: class of transformers.
+        hub: published checkpoint of the whole detector.
+        softmax: classes exclude each other, the last is "nothing"; otherwise each has a sigmoid of its own.
+    """
+
+    model: str
+    hub: str
+    softmax: bool = False
+
+
+KINDS = {
+    "detr": _Kind("DetrForObjectDetection", "facebook/detr-resnet-50", softmax=True),
+    "deformable-detr": _Kind("DeformableDetrForObjectDetection", "SenseTime/deformable-detr-with-box-refine-two-stage"),
+    "conditional-detr": _Kind("ConditionalDetrForObjectDetection", "microsoft/conditional-detr-resnet-50"),
+    "rtdetrv2": _Kind("RTDetrV2ForObjectDetection", "PekingU/rtdetr_v2_r50vd"),
+    "dfine": _Kind("DFineForObjectDetection", "ustc-community/dfine-large-coco"),
+    "rfdetr": _Kind("RfDetrForObjectDetection", "Roboflow/rf-detr-base"),
+}
+
+
+class TransformersDetector(Detector):
+    """One of transformers' detectors behind the common interface.
+
+    Args:
+        model: the detector.
+        classes: how many.
+        softmax: see :class:`_Kind`.
+        multiple: of pixels that it needs.
+        pretrained: its backbone's batch norms keep their statistics.
+    """
+
+    def __init__(self, model: Any, classes: int, *, softmax: bool, multiple: int, pretrained: bool) -> None:
+        super().__init__(classes, multiple=multiple)
+        model.loss_function = _in_float(model.loss_function)
+        self.model, self.softmax, self.pretrained = model, softmax, pretrained
+        self.train()
+
+    def train(self, mode: bool = True) -> TransformersDetector:
+        """As any module, but a pretrained backbone's batch norms keep their statistics."""
+        super().train(mode)
+        if self.pretrained:
+            hold_batch_norm(self.model.model.backbone)
+        return self
+
+    def compute_losses(self, images: Tensor, targets: list[Target]) -> dict[str, Tensor]:
+        """The matched losses, weighted, each summed over layers, denoising and the first stage."""
+        high, wide = images.shape[-2:]
+        size = images.new_tensor([wide, high, wide, high], dtype=torch.float32)
+        labels = [
+            {"class_labels": t["labels"], "boxes": box_convert(t["boxes"], "xyxy", "cxcywh") / size} for t in targets
+        ]
+        output = self.model(pixel_values=images, labels=labels)
+        config = self.model.config
+        weights = {
+            "bbox": getattr(config, "bbox_loss_coefficient", 1.0),
+            "giou": getattr(config, "giou_loss_coefficient", 1.0),
+        }
+        if config.model_type == "conditional_detr":
+            weights["ce"] = config.cls_loss_coefficient
+        found = dict(output.loss_dict)
+        if getattr(config, "two_stage", False):
+            found |= _first_stage(output, labels, config)
+        parts: dict[str, Tensor] = {}
+        for name, value in found.items():
+            if name.startswith("loss_"):
+                word = name.split("_")[1]
+                value = value.float() * weights.get(word, 1.0)
+                parts[word] = parts[word] + value if word in parts else value
+        unused = getattr(self.model.model, "denoising_class_embed", None)
+        if unused is not None and "ce" not in parts:
+            # Without boxes there is nothing to denoise, but DistributedDataParallel waits for every gradient.
+            parts["vfl"] = parts["vfl"] + 0.0 * unused.weight.sum()
+        return parts
+
+    def detect(self, images: Tensor, size: tuple[int, int]) -> list[Target]:
+        """The best pairs of query and class."""
+        output = self.model(pixel_values=images)
+        high, wide = images.shape[-2:]
+        boxes = box_convert(output.pred_boxes.float(), "cxcywh", "xyxy")
+        boxes = boxes * boxes.new_tensor([wide, high, wide, high])
+        logits = output.logits.float()
+        scores = logits.softmax(-1)[..., :-1] if self.softmax else logits.sigmoid()
+        scores = scores[..., : self.classes]
+        best, at = scores.flatten(1).topk(min(_MOST, scores[0].numel()))
+        return [
+            finish(b[i // self.classes], s, i % self.classes, size, iou=None, most=_MOST, least=0.001)
+            for b, s, i in zip(boxes, best, at, strict=True)
+        ]
+
+
+def _in_float(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """Costs and losses in single precision, whatever the network runs in."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        def up(value: Any) -> Any:
+            return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+        device = next(a.device for a in args if isinstance(a, Tensor))
+        with torch.autocast(device.type, enabled=False):
+            return loss(*(up(a) for a in args), **{k: up(v) for k, v in kwargs.items()})
+
+    return call
+
+
+def _first_stage(output: Any, labels: list[dict[str, Tensor]], config: Any) -> dict[str, Tensor]:
+    """The loss of Deformable DETR's proposals (appendix A.4 of arXiv 2010.04159): any object against nothing."""
+    from transformers.loss import loss_deformable_detr
+
+    library: Any = loss_deformable_detr
+    matcher = library.DeformableDetrHungarianMatcher(config.class_cost, config.bbox_cost, config.giou_cost)
+    criterion = library.DeformableDetrImageLoss(matcher, config.num_labels, config.focal_alpha, ["labels", "boxes"])
+    objects = [{**label, "class_labels": torch.zeros_like(label["class_labels"])} for label in labels]
+    logits, boxes = output.enc_outputs_class.float(), output.enc_outputs_coord_logits.float().sigmoid()
+    with torch.autocast(logits.device.type, enabled=False):
+        found: dict[str, Tensor] = criterion({"logits": logits, "pred_boxes": boxes}, objects)
+    return {f"{name}_proposals": value for name, value in found.items()}
+
+
+def build(name: str, classes: int, size: str, image_size: int, weights: Weights | None) -> Detector:
+    """A detector of :data:`KINDS`."""
+    import transformers
+
+    kind = KINDS[name]
+    model_class = getattr(transformers, kind.model)
+    quiet: Any = transformers.utils.logging
+    before = quiet.get_verbosity()
+    quiet.set_verbosity_error()
+    try:
+        if weights is None:
+            model = model_class(configuration(name, classes, size, image_size))
+            _wake(model, name)
+        else:
+            model = _published(model_class, name, kind, classes, image_size, weights)
+    finally:
+        quiet.set_verbosity(before)
+    for part, parameter in model.named_parameters():
+        # Never used in detection: it would keep DistributedDataParallel waiting.
+        if part.endswith("mask_token"):
+            parameter.requires_grad_(False)
+    multiple = CONFIGS[name].multiple if size == "published" else CONFIGS[name].tiny_multiple
+    return TransformersDetector(model, classes, softmax=kind.softmax, multiple=multiple, pretrained=weights is not None)
+
+
+def _published(model_class: Any, name: str, kind: _Kind, classes: int, image_size: int, weights: Weights) -> Any:
+    """The checkpoint with heads for our classes; these, and only these, start at random."""
+    own = configuration(name, classes, "published", image_size)
+    source: Any = kind.hub
+    if weights.folder is not None:
+        source = weights.find(name, kind.hub.replace("/", "--"), kind.hub.rpartition("/")[2])
+    try:
+        model, report = model_class.from_pretrained(
+            source, config=own, ignore_mismatched_sizes=True, output_loading_info=True, dtype=torch.float32
+        )
+    except Exception as error:  # of network, hub, cache and file formats: a dozen kinds
+        raise missing(name, str(source), error) from None
+    heads = (*_CLASS_HEADS, "class_labels_classifier", "denoising_class_embed")
+    absent = [key for key in report["missing_keys"] if not any(h in key for h in heads) and "num_batches" not in key]
+    differing = [key for key, *_ in report["mismatched_keys"] if not any(h in key for h in heads)]
+    if absent or differing:
+        raise missing(name, str(source), ValueError(f"it does not fit the model: {(absent + differing)[0]}"))
+    _own_heads(model)
+    _thaw(model.model.backbone)
+    _start_classes(model)
+    return model
+
+
+def _wake(model: Any, name: str) -> None:
+    """Put right what would keep a randomly started model from learning."""
+    _own_heads(model)
+    _thaw(model.model.backbone)
+    for part in model.modules():
+        # Some are started near zero, for checkpoints to overwrite.
+        if isinstance(part, nn.BatchNorm2d):
+            part.reset_parameters()
+    for parameter in model.model.backbone.parameters():
+        parameter.requires_grad_(True)
+    _start_classes(model)
+    if name == "deformable-detr":
+        for head in model.bbox_embed:
+            nn.init.zeros_(head.layers[-1].weight)
+            nn.init.zeros_(head.layers[-1].bias)
+
+
+def _own_heads(model: Any) -> None:
+    """Where boxes are refined each layer has heads of its own (arXiv 2010.04159, A.4), which decoder and model share."""
+    decoder = getattr(model.model, "decoder", None)
+    for heads in ("class_embed", "bbox_embed"):
+        if isinstance(getattr(decoder, heads, None), nn.ModuleList):
+            setattr(decoder, heads, getattr(model, heads))
+
+
+def _start_classes(model: Any) -> None:
+    """Sigmoid heads begin by saying that an object is rare: one in a hundred."""
+    for path, part in model.named_modules():
+        words = path.split(".")
+        if isinstance(part, nn.Linear) and any(w in _CLASS_HEADS for w in words[-2:]):
+            nn.init.constant_(part.bias, -math.log(99))
+
+
+def _thaw(module: nn.Module) -> None:
+    """Ordinary batch norms in place of the library's frozen ones, with their numbers."""
+    for name, child in module.named_children():
+        if type(child).__name__.endswith("FrozenBatchNorm2d"):
+            frozen = dict(child.named_buffers())
+            norm = nn.BatchNorm2d(len(frozen["weight"]), device=frozen["weight"].device)
+            with torch.no_grad():
+                for part in ("weight", "bias", "running_mean", "running_var"):
+                    getattr(norm, part).copy_(frozen[part])
+            setattr(module, name, norm)
+        else:
+            _thaw(child)
