@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.metrics import accuracy_score, f1_score, jaccard_score, precision_score, recall_score
+from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score, jaccard_score, precision_score, recall_score
 
 from shoal.errors import UsageError
 from shoal_earth.rasters.chips import ChipRules, make_chips
 from shoal_earth.rasters.shards import ShardReader
 from shoal_earth.rasters.statistics import normalise
 from shoal_earth.segmentation.dataset import ChipExamples
-from shoal_earth.segmentation.losses import build_loss, cross_entropy, dice, focal
+from shoal_earth.segmentation.losses import LOSSES, build_loss, cross_entropy, dice, focal, lovasz, miou
 from shoal_earth.segmentation.metrics import confusion, scores, trivial_scores
 from shoal_earth.segmentation.models import build_model
 from shoal_earth.segmentation.pictures import COLOURS, choose, save_panels
@@ -41,11 +41,29 @@ def test_losses_by_hand() -> None:
     hard = -(0.2**2 * math.log(0.8) + 0.4**2 * math.log(0.6)) / 2
     assert float(focal(logits, labels)) == pytest.approx(hard, rel=1e-5)
     assert float(build_loss("ce+dice")(logits, labels)) == pytest.approx(ce + overlap, rel=1e-5)
+    # Foreground: overlap 0.8 of 0.8 + 0.4 + 1 - 0.8; background: 0.6 of 0.2 + 0.6 + 1 - 0.6.
+    assert float(miou(logits, labels)) == pytest.approx(1 - (0.8 / 1.4 + 0.6 / 1.2) / 2, rel=1e-5)
+    # Errors of class 1 in order: 0.4 (wrongly there; costs IoU 1/2), then 0.2 (missed; the other half). Of class 0: 0.4 is the
+    # true pixel, which alone is worth all of the IoU.
+    assert float(lovasz(logits, labels)) == pytest.approx(((0.4 / 2 + 0.2 / 2) + 0.4) / 2, rel=1e-5)
     with pytest.raises(UsageError, match=r"(?s)loss \"tversky\".*ce\+dice"):
         build_loss("ce+tversky")
 
 
-@pytest.mark.parametrize("name", ["ce", "dice", "focal"])
+def test_a_loss_over_scales_sums_them_with_their_weights() -> None:
+    labels = torch.zeros(1, 8, 8, dtype=torch.long)
+    labels[:, :, 4:] = 1
+    labels[:, 0] = 255
+    answers = [torch.randn(1, 2, side, side, generator=torch.Generator().manual_seed(side)) for side in (2, 4, 8)]
+    small = [labels[:, :: 8 // side, :: 8 // side] for side in (2, 4, 8)]
+    for name in LOSSES:
+        loss = build_loss(name)
+        each = [float(loss(answer, truth)) for answer, truth in zip(answers, small, strict=True)]
+        wanted = 0.5 * each[0] + 0.8 * each[1] + each[2]
+        assert float(loss(answers, labels)) == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
 def test_ignored_pixels_change_nothing_and_all_ignored_is_zero(name: str) -> None:
     loss = build_loss(name)
     logits = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
@@ -61,7 +79,7 @@ def test_ignored_pixels_change_nothing_and_all_ignored_is_zero(name: str) -> Non
 def test_perfect_answers_cost_nothing() -> None:
     labels = torch.randint(0, 2, (1, 8, 8), generator=torch.Generator().manual_seed(1))
     logits = 50.0 * torch.nn.functional.one_hot(labels, 2).movedim(-1, 1)
-    for name in ("ce", "dice", "focal"):
+    for name in LOSSES:
         assert float(build_loss(name)(logits, labels)) == pytest.approx(0, abs=1e-5)
 
 
@@ -84,13 +102,17 @@ def test_metrics_equal_those_of_scikit_learn() -> None:
     ):
         each = function(y, z, average=None)
         assert got[f"test/{name}"] == pytest.approx(each[1:].mean())
+        assert got[f"test/m{name}"] == pytest.approx(each.mean())
         for k, label in enumerate(("ground", "house", "road")):
             assert got[f"test/{name}/{label}"] == pytest.approx(each[k])
     assert got["test/miou"] == pytest.approx(jaccard_score(y, z, average="macro"))
+    assert got["test/kappa"] == pytest.approx(cohen_kappa_score(y, z))
     assert got["test/accuracy"] == pytest.approx(accuracy_score(y, z))
     trivial = trivial_scores(matrix, ["ground", "house", "road"], "test/trivial")
     assert trivial["test/trivial/accuracy"] == pytest.approx((y == 0).mean())
-    assert trivial["test/trivial/iou"] == 0
+    constant = max(jaccard_score(y, np.full_like(y, k), labels=[1, 2], average=None).sum() / 2 for k in (1, 2))
+    assert trivial["test/trivial/iou"] == pytest.approx(constant)
+    assert trivial["test/trivial/kappa"] == 0
     assert not any(key.count("/") > 2 for key in trivial)
 
 
@@ -226,7 +248,10 @@ def test_from_chips_to_scores_and_pictures(chips: Path, tmp_path: Path, cli) -> 
     logged = json.loads((tmp_path / "s" / "metrics.jsonl").read_text().splitlines()[-1])["metrics"]
     assert logged["test/iou"] > 0.5
     assert logged["test/iou"] == logged["test/iou/house"]
-    assert logged["test/trivial/iou"] == 0
+    # "House everywhere" scores the houses' share of the ground.
+    assert 0 < logged["test/trivial/iou"] < 0.5
+    assert logged["test/objects/count"] == len((tmp_path / "s" / "objects.csv").read_text().splitlines()) - 1 > 0
+    assert logged["test/objects/recall"] > 0.5
     assert f"test/iou {logged['test/iou']:.4f}" in out
     pictures = json.loads((tmp_path / "s" / "pictures" / "pictures.json").read_text())
     assert len(pictures) == 2

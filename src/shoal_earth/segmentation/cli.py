@@ -72,7 +72,7 @@ def train_command(
     epochs: Annotated[int, typer.Option(help="Passes over the training chips.")] = 50,
     batch_size: Annotated[int, typer.Option(help="Chips a step, for each process.")] = 8,
     seed: Annotated[int, typer.Option(help="Same seed, same numbers (on a CPU).")] = 0,
-    loss: Annotated[str, typer.Option(help="ce, dice, focal, or a sum such as ce+dice.")] = "ce+dice",
+    loss: Annotated[str, typer.Option(help="ce, dice, focal, lovasz, miou, or a sum such as ce+dice.")] = "ce+dice",
     optimizer: Annotated[str, typer.Option(help="adam, adamw, sgd or lamb.")] = "adamw",
     weight_decay: Annotated[float, typer.Option(help="Of weights, not of norms and biases.")] = 0.01,
     schedule: Annotated[str, typer.Option(help="constant, linear, polynomial or cosine.")] = "cosine",

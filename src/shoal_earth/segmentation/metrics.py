@@ -17,7 +17,7 @@ def confusion(predictions: torch.Tensor, labels: torch.Tensor, classes: int, ign
 
 
 def scores(matrix: torch.Tensor, names: Sequence[str], prefix: str) -> dict[str, float]:
-    """IoU, F1, precision and recall of each class and their mean over the foreground classes, and accuracy of all.
+    """IoU, F1, precision and recall of each class and their means, accuracy and kappa of all.
 
     Args:
         matrix: from :func:`confusion`, summed over the split.
@@ -26,8 +26,9 @@ def scores(matrix: torch.Tensor, names: Sequence[str], prefix: str) -> dict[str,
 
     Returns:
         ``{"test/iou", "test/f1", "test/precision", "test/recall"}`` over the foreground classes,
-        ``test/miou`` over all classes, ``test/accuracy``, and ``test/iou/<class>`` and so on. A class that is neither in the
-        truth nor predicted counts in no mean and has no entry; a ratio of which only the denominator is 0 is 0.
+        ``{"test/miou", "test/mf1", "test/mprecision", "test/mrecall"}`` over all classes, ``test/accuracy``, ``test/kappa``
+        (Cohen's: accuracy beyond chance), and ``test/iou/<class>`` and so on. A class that is neither in the truth nor
+        predicted counts in no mean and has no entry; a ratio of which only the denominator is 0 is 0.
     """
     matrix = matrix.double().cpu()
     hit, truth, predicted = matrix.diag(), matrix.sum(1), matrix.sum(0)
@@ -40,19 +41,26 @@ def scores(matrix: torch.Tensor, names: Sequence[str], prefix: str) -> dict[str,
     present = (truth + predicted) > 0
     foreground = present.clone()
     foreground[0] = False
-    result = {f"{prefix}/accuracy": float(hit.sum() / matrix.sum().clamp(min=1))}
+    total = matrix.sum().clamp(min=1)
+    accuracy, chance = float(hit.sum() / total), float((truth * predicted).sum() / total**2)
+    # Where chance alone is never wrong, nothing can be better than it.
+    kappa = (accuracy - chance) / (1 - chance) if chance < 1 else 0.0
+    result = {f"{prefix}/accuracy": accuracy, f"{prefix}/kappa": kappa}
     for name, values in parts.items():
         result[f"{prefix}/{name}"] = float(values[foreground].mean()) if foreground.any() else 0.0
+        result[f"{prefix}/m{name}"] = float(values[present].mean()) if present.any() else 0.0
         for number in present.nonzero().flatten().tolist():
             result[f"{prefix}/{name}/{names[number]}"] = float(values[number])
-    result[f"{prefix}/miou"] = float(parts["iou"][present].mean()) if present.any() else 0.0
     return result
 
 
 def trivial_scores(matrix: torch.Tensor, names: Sequence[str], prefix: str) -> dict[str, float]:
-    """The scores of the answer "all background" on the same pixels: what a model has to beat."""
-    trivial = torch.zeros_like(matrix)
-    trivial[:, 0] = matrix.sum(1)
-    return {
-        key: value for key, value in scores(trivial, names, prefix).items() if key.count("/") == prefix.count("/") + 1
-    }
+    """What a constant answer reaches on the same pixels, which a model has to beat: score by score, the best of any one class."""
+    best: dict[str, float] = {}
+    for number in range(len(matrix)):
+        constant = torch.zeros_like(matrix)
+        constant[:, number] = matrix.sum(1)
+        for key, value in scores(constant, names, prefix).items():
+            if key.count("/") == prefix.count("/") + 1:
+                best[key] = max(value, best.get(key, value))
+    return best

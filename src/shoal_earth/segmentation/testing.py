@@ -11,6 +11,7 @@ from shoal.errors import UsageError
 from shoal_earth.segmentation.dataset import ChipExamples
 from shoal_earth.segmentation.metrics import confusion, scores, trivial_scores
 from shoal_earth.segmentation.models import load_model
+from shoal_earth.segmentation.objects import Objects, write_objects
 from shoal_earth.segmentation.pictures import choose, save_panels
 from shoal_earth.session import current_task
 from shoal_earth.training.distributed import ranks
@@ -40,7 +41,8 @@ def score_checkpoint(
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Returns:
-        The metrics that were logged: those of the model, and under ``<split>/trivial`` those of the answer "all background".
+        The metrics that were logged: those of the model, and under ``<split>/trivial`` what a constant answer reaches;
+        and scores by object (see :mod:`shoal_earth.segmentation.objects`), which are listed in ``objects.csv``.
     """
     task = current_task(out)
     with ranks(device) as here:
@@ -52,6 +54,7 @@ def score_checkpoint(
         _same(meta, examples, checkpoint, chips)
         matrix = torch.zeros(len(names), len(names), dtype=torch.int64)
         shown = choose([examples.chip(i)["share"] for i in range(len(examples))], pictures)
+        objects = Objects(examples.index.get("scenes", []))
         captions = {}
         with torch.no_grad():
             for images, labels, indices in examples.batches(batch_size):
@@ -59,12 +62,15 @@ def score_checkpoint(
                 predicted = model(inputs).argmax(1).cpu()
                 matrix += confusion(predicted, labels, len(names))
                 for image, truth, prediction, index in zip(images, labels, predicted, indices, strict=True):
+                    chip = examples.chip(index)
+                    objects.add(chip["scene"], chip["row"], chip["column"], prediction.numpy(), truth.numpy())
                     if index in shown:
-                        key = str(examples.chip(index)["key"])
+                        key = str(chip["key"])
                         save_panels(Path(task.out) / "pictures" / key, image.numpy(), truth.numpy(), prediction.numpy())
                         own = scores(confusion(prediction, truth, len(names)), names, "chip")
                         captions[key] = {"score": round(own["chip/iou"], 4), "caption": f"IoU {own['chip/iou']:.2f}"}
-    metrics = scores(matrix, names, split) | trivial_scores(matrix, names, f"{split}/trivial")
+    metrics = scores(matrix, names, split) | trivial_scores(matrix, names, f"{split}/trivial") | objects.finish(split)
+    write_objects(Path(task.out) / "objects.csv", objects.found)
     if captions:
         path = Path(task.out) / "pictures" / "pictures.json"
         path.write_text(json.dumps(captions, indent=1, sort_keys=True) + "\n", encoding="utf-8")
