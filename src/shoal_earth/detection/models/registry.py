@@ -109,6 +109,24 @@ DETECTORS: dict[str, Entry] = {
         "whole detector on COCO: transformers/Roboflow/rf-detr-base; class heads start at random",
         ("rfdetr",),
     ),
+    "ssd": Entry(
+        "SSD512 VGG16",
+        "cnn",
+        "ssd:ssd",
+        "backbone on ImageNet-1k: timm/vgg16.tv_in1k, fc6 and fc7 thinned out",
+    ),
+    "yolov3": Entry(
+        "YOLOv3 DarkNet-53",
+        "cnn",
+        "yolov3:yolov3",
+        "backbone on ImageNet-1k: timm/darknet53.c2ns_in1k",
+    ),
+    "yolox": Entry(
+        "YOLOX-X",
+        "cnn",
+        "yolox:yolox",
+        "whole detector on COCO, from a folder only: yolox_x.pth of its authors; class heads start at random",
+    ),
 }
 """By name."""
 
