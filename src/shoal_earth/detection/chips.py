@@ -22,7 +22,7 @@ from shoal_earth.rasters.output import write_error
 from shoal_earth.rasters.split import SPLITS
 from shoal_earth.rasters.statistics import BandStatistics
 
-__all__ = ["BOX", "ChipRules", "cut_chips", "starts"]
+__all__ = ["BOX", "ChipRules", "add_valid", "cut_chips", "pixel_range", "starts"]
 
 Array = np.ndarray[Any, Any]
 
@@ -225,7 +225,7 @@ def _cut_one(
             continue
         top, strip = item
         if statistics is not None and pixels is not None:
-            _add(statistics, strip[:, max(seen - top, 0) :], pixels.nodata)
+            add_valid(statistics, strip[:, max(seen - top, 0) :], pixels.nodata)
             seen = top + strip.shape[1]
         near = np.flatnonzero((image.boxes.xyxy[:, 1] < top + size) & (image.boxes.xyxy[:, 3] > top))
         for left in lefts:
@@ -242,7 +242,7 @@ def _cut_one(
             writer.add(split, key, {"image": part, "boxes": rows}, **place, objects=len(rows))
             found += np.bincount(rows["label"], minlength=classes)
     assert pixels is not None
-    low, high_end = _range(statistics)
+    low, high_end = pixel_range(statistics)
     own: dict[str, Any] = {"bands": pixels.bands, "dtype": pixels.dtype, "low": low, "high": high_end}
     return own, pieces, found
 
@@ -305,14 +305,15 @@ def _lost(findings: Findings, image: Image, why: str, rules: ChipRules) -> None:
     findings.skip("chips", "image unreadable", image.name, "", chips[0] * chips[1])
 
 
-def _add(statistics: BandStatistics, values: Array, nodata: float | None) -> None:
+def add_valid(statistics: BandStatistics, values: Array, nodata: float | None) -> None:
+    """Take in pixels (bands, rows, columns), apart from those without data."""
     flat = values.reshape(len(values), -1)
     if nodata is not None and nodata == nodata:
         flat = flat[:, (flat != nodata).any(0)]
     statistics.add(flat)
 
 
-def _range(statistics: BandStatistics | None) -> tuple[float | None, float | None]:
+def pixel_range(statistics: BandStatistics | None) -> tuple[float | None, float | None]:
     """From the lowest 1st to the highest 99th percentile of the bands: one range for all, so that colours keep their relation."""
     if statistics is None:
         return None, None

@@ -1,4 +1,4 @@
-"""``shoal-earth detection``: fetch, prepare, evaluate, synthetic. Commands import heavy libraries, this file does not."""
+"""``shoal-earth detection``: from fetch and prepare to train, test and predict. Commands import heavy libraries, this file does not."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from shoal.errors import UsageError
 __all__ = ["app"]
 
 app = typer.Typer(
-    no_args_is_help=True, help="Detect objects in overhead images: published datasets to chips, and scores."
+    no_args_is_help=True,
+    help="Detect objects in overhead images: published datasets to chips, models, scores and maps.",
 )
 
 Out = Annotated[Path | None, typer.Option(help="Folder for the output; inside a Shoal task its own by default.")]
+Chips = Annotated[Path, typer.Option(help="Folder of chips, as prepare writes it.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Precision = Annotated[str, typer.Option(help="fp32, bf16 or fp16.")]
 
 
 @app.command("fetch")
@@ -110,6 +114,139 @@ def _numbers(text: str, option: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise UsageError(f'{option} needs numbers separated by commas, not "{text}"') from None
+
+
+@app.command("train")
+def train_command(
+    chips: Chips,
+    model: Annotated[str, typer.Option(help="Detector: convnext, swin, vit, detr, fcos, retinanet, yolox, ...")],
+    out: Out = None,
+    size: Annotated[str, typer.Option(help="published, or tiny for a CPU.")] = "published",
+    dataset: Annotated[
+        str | None, typer.Option(help="rareplanes, dota or xview, where the published recipes differ.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the training chips.")] = 300,
+    batch_size: Annotated[int | None, typer.Option(help="Chips a step, for each process; by the recipe.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate; by the recipe.")] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same numbers (on a CPU).")] = 0,
+    pretrained: Annotated[
+        str | None,
+        typer.Option(
+            help="auto takes published weights from the libraries' hubs, a folder those that lie in it, none starts at random. "
+            "By default auto, and none for the tiny size."
+        ),
+    ] = None,
+    augment: Annotated[
+        str | None, typer.Option(help="none, flips, jitter, ssd or mosaic (with MixUp); by the recipe.")
+    ] = None,
+    keep_empty: Annotated[bool, typer.Option(help="Train on chips without an object too.")] = False,
+    accumulate: Annotated[int, typer.Option(help="Batches that make one step.")] = 1,
+    clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient; by the recipe.")] = None,
+    ema: Annotated[float | None, typer.Option(help="Decay of a moving average of the weights; by the recipe.")] = None,
+    precision: Precision = "fp32",
+    workers: Annotated[int, typer.Option(help="Processes that read chips ahead.")] = 0,
+    evaluate_every: Annotated[int, typer.Option(help="Epochs between two evaluations.")] = 1,
+    max_detections: Annotated[int, typer.Option(help="Detections counted in an image.")] = 100,
+    device: Device = "auto",
+) -> None:
+    """Train a detector on chips; with torchrun on several GPUs. A new start goes on where the last one stopped."""
+    from shoal_earth.detection.train import TrainSettings, train
+
+    start = pretrained or ("auto" if size == "published" else "none")
+    settings = TrainSettings(
+        model=model,
+        size=size,
+        dataset=dataset,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        seed=seed,
+        pretrained=None if start == "none" else start,
+        augment=augment,
+        keep_empty=keep_empty,
+        accumulate=accumulate,
+        clip=clip,
+        ema=ema,
+        precision=precision,
+        workers=workers,
+        evaluate_every=evaluate_every,
+        max_detections=max_detections,
+        device=device,
+    )
+    best = train(chips, out, settings)
+    if best:
+        typer.echo(f"best: {best['metric']} {best['value']:.4f} at step {best['step']}")
+
+
+@app.command("test")
+def score_command(
+    chips: Chips,
+    checkpoint: Annotated[Path, typer.Option(help="best.pt or last.pt of a training, or its folder.")],
+    out: Out = None,
+    split: Annotated[str, typer.Option(help="Which chips: train, val or test.")] = "test",
+    batch_size: Annotated[int, typer.Option(help="Chips at once.")] = 8,
+    precision: Precision = "fp32",
+    max_detections: Annotated[int, typer.Option(help="Detections counted in an image.")] = 100,
+    pictures: Annotated[int, typer.Option(help="How many chips to draw that every model shows.")] = 3,
+    device: Device = "auto",
+) -> None:
+    """Score a trained detector on chips that it never saw: AP, AR, F1, curves, tables, pictures, speed."""
+    from shoal_earth.detection.testing import score_checkpoint
+
+    scores = score_checkpoint(
+        chips,
+        checkpoint,
+        out,
+        split=split,
+        batch_size=batch_size,
+        precision=precision,
+        max_detections=max_detections,
+        pictures=pictures,
+        device=device,
+    )
+    for line in scores.lines():
+        typer.echo(line)
+
+
+@app.command("predict")
+def predict_command(
+    model: Annotated[Path, typer.Option(help="A checkpoint, or the folder of a finished training.")],
+    image: Annotated[list[Path], typer.Option(help="Image, or folder of images; give the option again for more.")],
+    out: Annotated[Path, typer.Option(help="Folder for detections.json and the maps.")],
+    overlap: Annotated[float, typer.Option(help="Share of a window that neighbours share.")] = 0.25,
+    batch_size: Annotated[int, typer.Option(help="Windows at once.")] = 8,
+    min_score: Annotated[float, typer.Option(help="Lower-scoring objects are left out.")] = 0.3,
+    iou: Annotated[float, typer.Option(help="Boxes of one class that overlap more are one object.")] = 0.5,
+    bands: Annotated[str | None, typer.Option(help="One band or three, such as 5,3,2; colours by default.")] = None,
+    scale: Annotated[
+        str | None, typer.Option(help="Pixel values that become black and white, such as 200,3000; by the image.")
+    ] = None,
+    precision: Precision = "fp32",
+    device: Device = "auto",
+) -> None:
+    """Find objects in whole images of any size: COCO JSON, and GeoPackage and GeoJSON for those with a place on earth."""
+    from shoal_earth.detection.mapping import detect_images
+
+    chosen = [int(number) for number in _numbers(bands, "--bands")] if bands else None
+    values = _numbers(scale, "--scale") if scale else None
+    if values is not None and (len(values) != 2 or values[0] >= values[1]):
+        raise UsageError(f'--scale needs two rising numbers such as 200,3000, not "{scale}"')
+    made = detect_images(
+        model,
+        image,
+        out,
+        overlap=overlap,
+        batch_size=batch_size,
+        min_score=min_score,
+        iou=iou,
+        bands=chosen,
+        scale=(values[0], values[1]) if values else None,
+        precision=precision,
+        device=device,
+    )
+    for one in made:
+        told = ", ".join(f"{count} {name}" for name, count in one.classes.items()) or "nothing"
+        typer.echo(f"{one.image.name}: {told}" + "".join(f"\n  {path}" for path in one.maps))
 
 
 @app.command("evaluate")

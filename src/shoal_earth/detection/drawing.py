@@ -23,6 +23,7 @@ def draw_boxes(
     *,
     scores: Sequence[float] | None = None,
     difficult: Sequence[bool] | None = None,
+    colours: Sequence[tuple[int, int, int]] | None = None,
     scale: int = 1,
 ) -> None:
     """Write a PNG of an image with its boxes.
@@ -35,6 +36,7 @@ def draw_boxes(
         names: of the classes.
         scores: written beside the class.
         difficult: drawn thin and without a name.
+        colours: of each box, which then has no name; without them each class has its own.
         scale: pixels of the picture for one of the image.
     """
     from PIL import Image, ImageDraw
@@ -46,12 +48,12 @@ def draw_boxes(
     for number, (box, label) in enumerate(zip(boxes, labels, strict=True)):
         # Steps of the golden ratio: neighbouring classes get colours far apart.
         red, green, blue = colorsys.hsv_to_rgb(label * 0.618 % 1, 0.9, 1)
-        colour = (int(red * 255), int(green * 255), int(blue * 255))
+        colour = (int(red * 255), int(green * 255), int(blue * 255)) if colours is None else colours[number]
         corners = [float(value) * scale for value in box]
         corners[2], corners[3] = max(corners[2] - 1, corners[0]), max(corners[3] - 1, corners[1])
         faint = difficult is not None and bool(difficult[number])
         draw.rectangle(corners, outline=colour, width=1 if faint else 2)
-        if not faint:
+        if not faint and colours is None:
             text = names[label] if scores is None else f"{names[label]} {scores[number]:.2f}"
             place = (corners[0] + 2, max(corners[1] - 11, 0))
             draw.rectangle(draw.textbbox(place, text), fill=(0, 0, 0))

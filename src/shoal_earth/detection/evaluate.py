@@ -21,6 +21,7 @@ from shoal_earth.rasters.output import write_text
 
 __all__ = [
     "Scores",
+    "as_truth",
     "evaluate",
     "load_predictions",
     "predictions_of",
@@ -76,7 +77,7 @@ def evaluate(
     images, classes = _check(truth, predictions)
     if max_detections < 10:
         raise UsageError(f"at least 10 detections in an image must be counted, not {max_detections}")
-    annotations = [_as_truth(item, number) for number, item in enumerate(truth["annotations"], 1)]
+    annotations = [as_truth(item, number) for number, item in enumerate(truth["annotations"], 1)]
     known = {"images": list(truth["images"]), "categories": list(truth["categories"]), "annotations": annotations}
     # Other keys, such as "caption", would change what the library makes of them.
     given = [{key: item[key] for key in ("image_id", "category_id", "bbox", "score")} for item in predictions]
@@ -124,7 +125,8 @@ def _check(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) -
     return images, classes
 
 
-def _as_truth(item: Mapping[str, Any], number: int) -> dict[str, Any]:
+def as_truth(item: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """An annotation as evaluation takes it, with an id from 1; a difficult object is ignored as a crowd is."""
     wide, high = float(item["bbox"][2]), float(item["bbox"][3])
     ignored = int(bool(item.get("iscrowd")) or bool(item.get("difficult")))
     # Ids from 1: zero means "not matched" inside COCO's evaluation.

@@ -16,12 +16,18 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Matched:
-    """Detections that count (those of ignored objects do not): scores, classes, and whether each hit; objects by class."""
+    """Detections that count (those of ignored objects do not): scores, classes, and whether each hit; objects by class.
+
+    ``which`` are their positions among the predictions that were given, ``found`` those of the objects that were hit among the
+    truth.
+    """
 
     scores: Array
     classes: Array
     hits: Array
     by_class: dict[int, int]
+    which: Array
+    found: frozenset[int] = frozenset()
 
     @property
     def objects(self) -> int:
@@ -31,7 +37,8 @@ class Matched:
     def of_class(self, number: int) -> Matched:
         """Those of one class."""
         own = self.classes == number
-        return Matched(self.scores[own], self.classes[own], self.hits[own], {number: self.by_class.get(number, 0)})
+        objects = {number: self.by_class.get(number, 0)}
+        return Matched(self.scores[own], self.classes[own], self.hits[own], objects, self.which[own])
 
 
 @dataclass(frozen=True)
@@ -69,19 +76,22 @@ def match(
     """
     from faster_coco_eval.core.mask import iou as overlaps  # type: ignore[import-untyped]
 
-    objects: dict[tuple[Any, int], list[Mapping[str, Any]]] = defaultdict(list)
+    objects: dict[tuple[Any, int], list[int]] = defaultdict(list)
     by_class: dict[int, int] = defaultdict(int)
-    for item in truth:
-        objects[item["image_id"], item["category_id"]].append(item)
+    for place, item in enumerate(truth):
+        objects[item["image_id"], item["category_id"]].append(place)
         by_class[item["category_id"]] += not item["iscrowd"]
-    found: dict[tuple[Any, int], list[Mapping[str, Any]]] = defaultdict(list)
-    for item in predictions:
-        found[item["image_id"], item["category_id"]].append(item)
+    given: dict[tuple[Any, int], list[int]] = defaultdict(list)
+    for place, item in enumerate(predictions):
+        given[item["image_id"], item["category_id"]].append(place)
     scores, classes, hits = list[float](), list[int](), list[bool]()
-    for key, own in found.items():
-        own = sorted(own, key=lambda item: -float(item["score"]))[:max_detections]
+    which, found = list[int](), set[int]()
+    for key, places in given.items():
+        places = sorted(places, key=lambda place: -float(predictions[place]["score"]))[:max_detections]
+        own = [predictions[place] for place in places]
         # Ignored ones come last: they are only for what is left.
-        there = sorted(objects.get(key, ()), key=lambda item: bool(item["iscrowd"]))
+        known = sorted(objects.get(key, ()), key=lambda place: bool(truth[place]["iscrowd"]))
+        there = [truth[place] for place in known]
         taken = [False] * len(there)
         table = (
             np.asarray(
@@ -94,7 +104,7 @@ def match(
             if there
             else np.empty((len(own), 0))
         )
-        for item, row in zip(own, table, strict=True):
+        for place, item, row in zip(places, own, table, strict=True):
             best, at = min(iou, 1 - 1e-10), -1
             for number, (other, overlap) in enumerate(zip(there, row, strict=True)):
                 if taken[number] and not other["iscrowd"]:
@@ -107,10 +117,19 @@ def match(
                 taken[at] = True
                 if there[at]["iscrowd"]:
                     continue
+                found.add(known[at])
+            which.append(place)
             scores.append(float(item["score"]))
             classes.append(key[1])
             hits.append(at >= 0)
-    return Matched(np.array(scores), np.array(classes, np.int64), np.array(hits, np.bool_), dict(by_class))
+    return Matched(
+        np.array(scores),
+        np.array(classes, np.int64),
+        np.array(hits, np.bool_),
+        dict(by_class),
+        np.array(which, np.int64),
+        frozenset(found),
+    )
 
 
 def sweep(scores: Array, hits: Array, objects: int) -> Curve:
