@@ -13,6 +13,9 @@ FIND_UV = uv=uv; uv pip install --help 2>/dev/null | grep -q -e --group || uv=.v
 	test "$$uv" = uv || test -x "$$uv" || { echo "installing uv into .venv-uv"; \
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target .venv-uv uv; } || exit 1
 
+# Where Python may not keep compiled files, every start of a command would compile PyTorch anew (8 s): then once, here.
+COMPILE = $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode)
+
 .PHONY: help quickstart setup dev test testbed lint format types docs proof bench constraints clean distclean
 
 help:
@@ -44,11 +47,11 @@ $(BIN)/python:
 # The stamps make a second call quick. An editable install sees changes of src/ by itself.
 $(VENV)/.with-earth: pyproject.toml constraints.txt $(BIN)/python
 	@$(FIND_UV); echo "installing Shoal and its applications into $(VENV) (PyTorch is large: minutes on a slow line)"; \
-	"$$uv" pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[earth]'
+	"$$uv" pip install --quiet $(COMPILE) --python $(BIN)/python -c constraints.txt -e '.[earth]'
 	@touch $@
 
 $(VENV)/.with-dev: $(VENV)/.with-earth
-	@$(FIND_UV); "$$uv" pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[earth,s3]' --group dev --group docs
+	@$(FIND_UV); "$$uv" pip install --quiet $(COMPILE) --python $(BIN)/python -c constraints.txt -e '.[earth,s3]' --group dev --group docs
 	@touch $@
 
 test: dev

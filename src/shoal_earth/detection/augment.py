@@ -185,7 +185,7 @@ def _ssd(sample: Sample) -> Sample:
         steps.append(v2.RandomIoUCrop(sampler_options=[0.0, 0.1, 1.0], trials=10))
     steps.append(v2.Resize((size, size), antialias=True))
     canvas = (sample.image.shape[-2], sample.image.shape[-1])
-    given = tv_tensors.BoundingBoxes(sample.boxes, format="XYXY", canvas_size=canvas)  # type: ignore[call-arg]
+    given = tv_tensors.BoundingBoxes(sample.boxes, format="XYXY", canvas_size=canvas)
     image, boxes, labels = v2.Compose(steps)(tv_tensors.Image(sample.image), given, sample.labels)
     found = boxes.as_subclass(torch.Tensor).clamp(0, size)
     # The crop empties the boxes whose centre it cuts off.

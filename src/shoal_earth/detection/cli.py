@@ -1,4 +1,4 @@
-"""``shoal-earth detection``: from fetch and prepare to train, test and predict. Commands import heavy libraries, this file does not."""
+"""``shoal-earth detection``: from fetch and prepare to train, test and predict. Heavy libraries are imported by the commands."""
 
 from __future__ import annotations
 

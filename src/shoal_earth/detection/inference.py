@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,7 +90,7 @@ def windows(model: nn.Module, device: torch.device, precision: str = "fp32") -> 
     return ask
 
 
-def _ask(model: nn.Module, device: torch.device, precision: str) -> Any:
+def _ask(model: nn.Module, device: torch.device, precision: str) -> Callable[[torch.Tensor], list[Found]]:
     dtype = _DTYPES.get(precision)
 
     def answer(images: torch.Tensor) -> list[Found]:

@@ -53,8 +53,8 @@ def detect_images(
 ) -> list[Detected]:
     """Find the objects in whole images.
 
-    Writes ``detections.json`` (COCO: ``images``, ``categories``, and ``annotations`` with ``score``), and for each image that has a place
-    on earth ``<name>.gpkg`` in its own CRS and ``<name>.geojson`` in longitude and latitude.
+    Writes ``detections.json`` (COCO: ``images``, ``categories``, and ``annotations`` with ``score``), and for each image that has
+    a place on earth ``<name>.gpkg`` in its own CRS and ``<name>.geojson`` in longitude and latitude.
 
     Args:
         trial: a checkpoint, or the folder of a training.
@@ -65,8 +65,8 @@ def detect_images(
         min_score: lower ones are dropped; the threshold of a test says where F1 is best.
         iou: boxes of one class that overlap more are one object.
         bands: which to read, by the rule of the chips by default.
-        scale: values of pixels that become 0 and 255. By default, as for chips, 8 bits stay as they are, and of others the image's
-            own 1st to 99th percentile is taken.
+        scale: values of pixels that become 0 and 255. By default, as for chips, 8 bits stay as they are, and of others the
+            image's own 1st to 99th percentile is taken.
         precision: ``fp32``, ``bf16`` or ``fp16``.
         device: ``auto``, ``cpu`` or ``cuda``.
 

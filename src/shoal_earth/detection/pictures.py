@@ -98,8 +98,10 @@ def _draw(
     ignored = [bool(item["iscrowd"]) for item in objects]
     truth = [_IGNORED if flag else COLOURS["truth"] for flag in ignored]
     missed = [n for n, flag in enumerate(ignored) if not flag and n not in matched.found]
-    answers = [(found[n]["bbox"], COLOURS["hit"] if n in hit else COLOURS["false"]) for n in sorted(hit | false)]
+    # What was found is drawn last, over what was made up beside it.
+    answers = [(found[n]["bbox"], COLOURS["false"]) for n in sorted(false)]
     answers += [(objects[n]["bbox"], COLOURS["missed"]) for n in missed]
+    answers += [(found[n]["bbox"], COLOURS["hit"]) for n in sorted(hit)]
     for name, drawn in (
         ("input", []),
         ("truth", list(zip([item["bbox"] for item in objects], truth, strict=True))),

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from shoal.errors import UsageError
 from shoal_earth.detection.dataset import ChipDetections
@@ -19,6 +18,9 @@ from shoal_earth.session import current_task
 from shoal_earth.training.checkpoint import find_checkpoint, load_checkpoint
 from shoal_earth.training.distributed import ranks
 
+if TYPE_CHECKING:
+    from shoal_earth.detection.models.detector import Detector
+
 __all__ = ["load_detector", "score_checkpoint"]
 
 _COLUMNS = ("objects", "ap", "ap50", "ap75", "ar", "f1", "precision", "recall", "threshold")
@@ -26,7 +28,7 @@ _COLUMNS = ("objects", "ap", "ap50", "ap75", "ar", "f1", "precision", "recall", 
 _CURVES = 12
 
 
-def load_detector(path: Path) -> tuple[nn.Module, dict[str, Any]]:
+def load_detector(path: Path) -> tuple[Detector, dict[str, Any]]:
     """A trained detector in evaluation mode, and what is known of it (``model``, ``size``, ``classes``, ``image_size``, ...).
 
     Raises:
