@@ -12,6 +12,7 @@ import sys
 import typer
 
 from shoal.errors import ShoalError
+from shoal_earth.burned_area import cli as burned_area
 from shoal_earth.detection import cli as detection
 from shoal_earth.predict import predict_command
 from shoal_earth.rasters import cli as scenes
@@ -19,7 +20,12 @@ from shoal_earth.segmentation import cli as segmentation
 
 __all__ = ["main"]
 
-GROUPS = {"detection": detection.app, "scenes": scenes.app, "segmentation": segmentation.app}
+GROUPS = {
+    "burned-area": burned_area.app,
+    "detection": detection.app,
+    "scenes": scenes.app,
+    "segmentation": segmentation.app,
+}
 
 app = typer.Typer(
     no_args_is_help=True,

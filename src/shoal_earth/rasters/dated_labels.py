@@ -53,6 +53,7 @@ def scene_labels(
     *,
     column: str | None = None,
     after: dt.date | None = None,
+    unsure: Polygons | None = None,
     hidden: Iterable[int] = HIDDEN,
 ) -> Labels:
     """Labels of one scene: polygons dated up to its day (and after ``after``); where the ground is hidden, or there is no data,
@@ -64,6 +65,7 @@ def scene_labels(
         grid: to burn on.
         column: of the polygons' dates; without it all count.
         after: day before which nothing counts, e.g. the start of the fire season.
+        unsure: polygons of which it is not known whether the scene shows them: to ignore, beside the others.
         hidden: classes to ignore.
 
     Raises:
@@ -73,6 +75,8 @@ def scene_labels(
     if column is not None:
         polygons, undated = between(polygons, column, after, _day(scene))
     values, count = _burn(polygons, grid, scene.path)
+    if unsure is not None:
+        values[(_burn(unsure, grid, scene.path)[0] == FOREGROUND) & (values != FOREGROUND)] = IGNORE
     _ignore(values, [scene], grid, hidden)
     return Labels(values, count, undated)
 

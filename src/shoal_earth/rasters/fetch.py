@@ -22,7 +22,7 @@ from rasterio.windows import Window
 from shoal.errors import UsageError
 from shoal_earth.rasters.download import Access, Download, FetchError, download_all
 from shoal_earth.rasters.grids import Grid, reason
-from shoal_earth.rasters.items import asset_bands, asset_resolution, quality_kind
+from shoal_earth.rasters.items import asset_bands, asset_resolution, is_archive, quality_kind
 from shoal_earth.rasters.output import publish, write_text
 from shoal_earth.rasters.scenes import REMOTE
 
@@ -71,6 +71,8 @@ def planetary_computer(service: str = "https://planetarycomputer.microsoft.com/a
 def choose_assets(item: Mapping[str, Any], bands: Sequence[str], resolution: float | None = None) -> list[str]:
     """The assets that hold these bands, one each: the finest, or the coarsest that is no coarser than ``resolution``.
 
+    Where there is none for a band but the whole product as a zip, that alone.
+
     Args:
         item: a STAC item.
         bands: names (``B08``), common names (``nir``), ``scl`` (or Landsat's ``qa_pixel``), ``visual``, or keys of assets.
@@ -87,6 +89,9 @@ def choose_assets(item: Mapping[str, Any], bands: Sequence[str], resolution: flo
             found = [key for key, asset in assets.items() if "nir08" in _answers_to(item, key, asset)]
         if wanted in assets:
             found = [wanted]
+        archives = [] if found else [key for key, asset in assets.items() if is_archive(asset)]
+        if len(archives) == 1:
+            return archives  # the catalogue offers the product as a whole
         if not found:
             raise FetchError(
                 f'{item.get("id")}: the catalogue lists no asset for "{wanted}"', hint=f"It lists: {', '.join(assets)}."

@@ -6,7 +6,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +113,8 @@ def sift(paths: Iterable[Path | str], rules: Rules, record: Path | None = None) 
     judged = []
     for path in paths:
         with read_scene(path) as scene:
-            figures = measure(scene)
+            # As it was named: a scene of a fetched item calls the item's file its path.
+            figures = replace(measure(scene), path=str(path))
         judged.append((figures, rules.verdict(figures)))
     if record is not None:
         text = io.StringIO()

@@ -15,10 +15,19 @@ import numpy as np
 from shoal.errors import UsageError
 from shoal_earth.rasters.landsat import OFFSET, SCALE, common_names
 from shoal_earth.rasters.masks import landsat_to_scl
-from shoal_earth.rasters.safe import SENTINEL2
+from shoal_earth.rasters.safe import SENTINEL2, read_safe
 from shoal_earth.rasters.scenes import Band, BandFile, Classes, Scene, tile_of
 
-__all__ = ["asset_bands", "asset_resolution", "item_scene", "item_tile", "item_time", "quality_kind", "read_item"]
+__all__ = [
+    "asset_bands",
+    "asset_resolution",
+    "is_archive",
+    "item_scene",
+    "item_tile",
+    "item_time",
+    "quality_kind",
+    "read_item",
+]
 
 _RASTER = re.compile(r"tiff|jp2|jpeg2000|geotiff", re.IGNORECASE)
 _QUALITY = re.compile(r"^(scl|qa_pixel)(?:[._](\d+)m|\.tif)?$", re.IGNORECASE)
@@ -75,6 +84,11 @@ def item_scene(item: Mapping[str, Any], where: str) -> Scene:
                 band = Band(own, common, (BandFile(file, (number,), resolution),), scale, offset, nodata)
                 best[own] = _joined(best.get(own), band)
     if not best and quality is None:
+        archives = [
+            _gdal(str(asset["href"]), where) for asset in (item.get("assets") or {}).values() if is_archive(asset)
+        ]
+        if len(archives) == 1 and Path(archives[0]).is_file():
+            return read_safe(Path(archives[0]))
         raise UsageError(f"{where}: the item {name} has no asset with pixels (GeoTIFF or JP2)")
     to_scl = landsat_to_scl if quality is not None and quality.name == "QA_PIXEL" else _same
     return Scene(
@@ -122,6 +136,13 @@ def quality_kind(key: str) -> str | None:
     """``SCL`` or ``QA_PIXEL`` if that is what the asset of this name is."""
     found = _QUALITY.match(key)
     return found.group(1).upper() if found else None
+
+
+def is_archive(asset: Any) -> bool:
+    """Whether an asset is a whole product, as a zip."""
+    if not isinstance(asset, Mapping) or not asset.get("href"):
+        return False
+    return "zip" in str(asset.get("type") or "") or urlsplit(str(asset["href"])).path.lower().endswith(".zip")
 
 
 def _common(product: str, band: str) -> str | None:

@@ -101,6 +101,15 @@ class Fitter:
         chosen = values.reshape(len(values), -1) if valid.all() else values[:, valid]
         self.statistics.add(chosen)
 
+    def counted(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """What was taken in, as rows of (band, value in steps, how often)."""
+        bands, places = np.nonzero(self.statistics.counts)
+        return np.stack([bands, places + self.statistics.lowest, self.statistics.counts[bands, places]], axis=1)
+
+    def add_counted(self, rows: np.ndarray[Any, Any]) -> None:
+        """Take in what another fitter of the same composite has :meth:`counted`."""
+        np.add.at(self.statistics.counts, (rows[:, 0], rows[:, 1] - self.statistics.lowest), rows[:, 2])
+
     def fit(self, method: str = "iqr", low: float = 1.0, high: float = 99.0) -> Scale:
         """The scale.
 

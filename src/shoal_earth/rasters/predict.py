@@ -20,7 +20,16 @@ from shoal_earth.rasters.grids import Grid, Pixels, in_steps
 from shoal_earth.rasters.output import publish, write_cog, write_polygons, write_tiles
 from shoal_earth.rasters.polygons import hectares
 
-__all__ = ["NOTHING", "CompositeSource", "PairSource", "Prediction", "Source", "predict_scene", "read_steps"]
+__all__ = [
+    "NOTHING",
+    "CompositeSource",
+    "PairSource",
+    "Prediction",
+    "Source",
+    "WindowSource",
+    "predict_scene",
+    "read_steps",
+]
 
 NOTHING = 255
 """Pixels of a map that could not be judged."""
@@ -88,6 +97,30 @@ class PairSource:
         """The same in whole numbers of a step, as chips hold it."""
         one, other = read_steps(self.first, window, step), read_steps(self.second, window, step)
         return Pixels(np.stack([one.values, other.values]), one.valid & other.valid)
+
+
+@dataclass
+class WindowSource:
+    """A part of another source, as a source of its own."""
+
+    source: Source
+    window: Window
+
+    def __post_init__(self) -> None:
+        self.source.grid.check(self.window, "the source")
+        self.grid = self.source.grid.part(self.window)
+
+    def read(self, window: Window) -> Pixels:
+        """A window of the part."""
+        return self.source.read(self._outer(window))
+
+    def read_steps(self, window: Window, step: float) -> Pixels:
+        """The same in whole numbers of a step, as chips hold it."""
+        return read_steps(self.source, self._outer(window), step)
+
+    def _outer(self, window: Window) -> Window:
+        row, column = self.window.row_off + window.row_off, self.window.col_off + window.col_off
+        return Window(column, row, window.width, window.height)
 
 
 def read_steps(source: Source, window: Window, step: float) -> Pixels:

@@ -30,12 +30,13 @@ class ShardWriter:
     Args:
         folder: where to; an index that is there already is removed first.
         shard_bytes: a new shard is begun when the last one has grown beyond this.
+        index: name of the index.
     """
 
-    def __init__(self, folder: Path, *, shard_bytes: int = 512 * 2**20) -> None:
-        self.folder, self.shard_bytes = folder, shard_bytes
+    def __init__(self, folder: Path, *, shard_bytes: int = 512 * 2**20, index: str = INDEX) -> None:
+        self.folder, self.shard_bytes, self.index = folder, shard_bytes, index
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / INDEX).unlink(missing_ok=True)
+        (folder / index).unlink(missing_ok=True)
         for old in [*folder.glob("*.tar"), *folder.glob(".*.tar.part")]:
             old.unlink()
         self.chips: list[dict[str, Any]] = []
@@ -75,12 +76,12 @@ class ShardWriter:
         for shard in self.shards:
             (self.folder / f".{shard['name']}.part").replace(self.folder / shard["name"])
         content = {"format": _FORMAT, **facts, "shards": self.shards, "chips": self.chips}
-        temporary = self.folder / f".{INDEX}.part"
+        temporary = self.folder / f".{self.index}.part"
         with temporary.open("w", encoding="utf-8") as file:
             file.write(_compact(content))
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(self.folder / INDEX)
+        temporary.replace(self.folder / self.index)
 
 
 def _append(file: Any, tar: tarfile.TarFile, name: str, array: np.ndarray[Any, Any]) -> list[int]:
@@ -111,14 +112,15 @@ class ShardReader:
 
     Args:
         folder: what :class:`ShardWriter` wrote.
+        index: name of the index.
 
     Raises:
         UsageError: there is no index, or a shard is missing or of another size than the index says.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, index: str = INDEX) -> None:
         self.folder = Path(folder)
-        path = self.folder / INDEX
+        path = self.folder / index
         try:
             self.index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             self.chips: list[dict[str, Any]] = self.index["chips"]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-__all__ = ["SPLITS", "assign"]
+__all__ = ["SPLITS", "assign", "deal"]
 
 SPLITS = ("train", "val", "test")
 
@@ -41,3 +42,23 @@ def assign(weights: Sequence[float], shares: Mapping[str, float], seed: int) -> 
         held[chosen] += 1
         result[index] = chosen
     return result
+
+
+def deal(weights: Mapping[str, float], shares: Sequence[float], seed: int) -> dict[str, str]:
+    """The split of each group, by :func:`assign`; where there are enough groups, no split with a share stays empty.
+
+    Args:
+        weights: group to its foreground, in pixels.
+        shares: of training, validation and test.
+        seed: as in :func:`assign`.
+    """
+    groups = sorted(weights)
+    wanted = dict(zip(SPLITS, shares, strict=True))
+    given = dict(zip(groups, assign([weights[group] for group in groups], wanted, seed), strict=True))
+    # With few groups a small share may round to none: the split that has most gives its lightest.
+    for split in (name for name, share in wanted.items() if share > 0 and name not in given.values()):
+        counts = Counter(given.values())
+        largest = max(SPLITS, key=lambda name: counts[name])
+        if counts[largest] > 1:
+            given[min((weights[group], group) for group in groups if given[group] == largest)[1]] = split
+    return given

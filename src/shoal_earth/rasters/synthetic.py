@@ -20,7 +20,7 @@ from shoal.errors import UsageError
 from shoal_earth.rasters.grids import Grid
 from shoal_earth.rasters.masks import SCL
 from shoal_earth.rasters.output import write_polygons, write_text
-from shoal_earth.rasters.synthetic_safe import write_item, write_safe
+from shoal_earth.rasters.synthetic_safe import write_item, write_safe, zip_safe
 
 __all__ = ["World", "make_world"]
 
@@ -75,6 +75,8 @@ def make_world(
     clearings: int = 4,
     seed: int = 0,
     image: str = "jp2",
+    gap: int = 0,
+    zip_every: int = 0,
 ) -> World:
     """Generate a world; the same arguments give the same bytes.
 
@@ -87,6 +89,8 @@ def make_world(
         clearings: in each tile.
         seed: of everything.
         image: ``jp2`` (as Sentinel-2 comes) or ``tif``.
+        gap: metres between tiles.
+        zip_every: every so many-th product is a zip, and the catalogue offers no single bands of it; 0 for none.
 
     Raises:
         UsageError: an argument makes no sense, or the folder is in use.
@@ -99,7 +103,7 @@ def make_world(
     scenes, items, all_tiles = [], [], []
     for number in range(tiles):
         rng = np.random.default_rng([seed, number])
-        tile = _ground(rng, number, size)
+        tile = _ground(rng, number, size, gap)
         _events(rng, tile, days, fires, clearings)
         all_tiles.append(tile)
         for index, day in enumerate(days):
@@ -109,6 +113,8 @@ def make_world(
             bands, classes = _seen(look, tile, day, cloudiness, edge=(index + number) % 3 == 2)
             baseline = "02.14" if day.year < 2020 else "04.00"
             path = write_safe(folder / "scenes", tile.name, tile.grid, day, baseline, bands, classes, image)
+            if zip_every and (number * len(days) + index) % zip_every == zip_every - 1:
+                path = zip_safe(path)
             scenes.append(path)
             items.append(write_item(folder / "items", path, tile.name, tile.grid, day, baseline, classes))
     paths = {
@@ -140,8 +146,9 @@ def _noise(rng: np.random.Generator, size: int, smooth: float) -> Array:
     return result
 
 
-def _ground(rng: np.random.Generator, number: int, size: int) -> _Tile:
-    left, top = 600_000 + (number % 2) * size * 10, 8_800_020 - (number // 2) * size * 10
+def _ground(rng: np.random.Generator, number: int, size: int, gap: int) -> _Tile:
+    side = size * 10 + gap
+    left, top = 600_000 + (number % 2) * side, 8_800_020 - (number // 2) * side
     from rasterio.crs import CRS
 
     grid = Grid(CRS.from_string(_CRS), from_origin(left, top, 10, 10), size, size)

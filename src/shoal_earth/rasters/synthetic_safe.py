@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
+import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,10 @@ import rasterio
 
 from shoal_earth.rasters.grids import Grid
 from shoal_earth.rasters.masks import CLOUD, SCL, mask
-from shoal_earth.rasters.output import write_text
+from shoal_earth.rasters.output import publish, write_text
 from shoal_earth.rasters.safe import SENTINEL2
 
-__all__ = ["write_item", "write_safe"]
+__all__ = ["write_item", "write_safe", "zip_safe"]
 
 Array = np.ndarray[Any, Any]
 _FOLDERS = {
@@ -66,6 +68,16 @@ def write_safe(
     cloud = 100 * float(mask(classes, CLOUD).mean())
     write_text(product / "MTD_MSIL2A.xml", _metadata(name, day, baseline, shift, names, cloud, image))
     return product
+
+
+def zip_safe(product: Path) -> Path:
+    """Put a product into a zip, as archives deliver it, and remove its folder; the same product gives the same bytes."""
+    path = product.with_suffix(".zip")
+    with publish(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        for file in sorted(p for p in product.rglob("*") if p.is_file()):
+            archive.writestr(zipfile.ZipInfo(file.relative_to(product.parent).as_posix()), file.read_bytes())
+    shutil.rmtree(product)
+    return path
 
 
 def _stored(band: str, step: int, reflectance: dict[str, Array], classes: Array, shift: int) -> Array:
@@ -148,6 +160,13 @@ def _tile_metadata(tile: str, grid: Grid, stamp: str) -> str:
 """
 
 
+def _checked(path: Path) -> dict[str, Any]:
+    return {
+        "file:size": path.stat().st_size,
+        "file:checksum": "1220" + hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+
+
 def write_item(folder: Path, product: Path, tile: str, grid: Grid, day: dt.date, baseline: str, classes: Array) -> Path:
     """Write the STAC item of a product, with sizes and checksums of its files."""
     from rasterio.warp import transform_bounds, transform_geom
@@ -157,6 +176,13 @@ def write_item(folder: Path, product: Path, tile: str, grid: Grid, day: dt.date,
     footprint = transform_geom(grid.crs, "EPSG:4326", {"type": "Polygon", "coordinates": [ring]})
     assets: dict[str, Any] = {}
     shift = -0.1 if float(baseline) >= 4 else 0
+    if product.suffix == ".zip":
+        assets["product"] = {
+            "href": f"../{product.relative_to(product.parent.parent).as_posix()}",
+            "type": "application/zip",
+            "roles": ["data", "archive"],
+            **_checked(product),
+        }
     for path in sorted(product.glob("GRANULE/*/IMG_DATA/*/*")):
         band, side = path.stem.rsplit("_", 2)[1:]
         pixels = grid.resampled(int(side[:-1]))
@@ -165,8 +191,7 @@ def write_item(folder: Path, product: Path, tile: str, grid: Grid, day: dt.date,
             "type": "image/jp2" if path.suffix == ".jp2" else "image/tiff; application=geotiff",
             "roles": ["data"],
             "gsd": int(side[:-1]),
-            "file:size": path.stat().st_size,
-            "file:checksum": "1220" + hashlib.sha256(path.read_bytes()).hexdigest(),
+            **_checked(path),
             "proj:shape": [pixels.height, pixels.width],
             "proj:transform": list(pixels.transform)[:6],
         }
