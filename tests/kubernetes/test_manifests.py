@@ -269,7 +269,6 @@ def test_code_is_cut_to_what_a_config_map_holds_and_comes_out_whole() -> None:
     ("text", "said"),
     [
         ("extends: nautilus\n", "has no store"),
-        ("store: {s3: s3://bucket/x}\n", "a claim only"),
     ],
 )
 def test_a_store_is_needed(text: str, said: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import types
 import typing
 from pathlib import Path
@@ -222,6 +223,16 @@ def _check(cluster: Cluster, origin: Origin, problems: Problems) -> None:
     if store is not None and (store.claim is None) == (store.s3 is None):
         said = "names both a claim and a bucket" if store.claim else "names neither a claim nor a bucket"
         problems.add(origin.error(("store",), f'"store" {said}', hint="For example store: {claim: my-claim}", key=True))
+    if store is not None and store.s3 is not None and store.secret is None:
+        hint = (
+            "secret: NAME, made by: kubectl create secret generic NAME --from-literal=AWS_ACCESS_KEY_ID=... "
+            "--from-literal=AWS_SECRET_ACCESS_KEY=..."
+        )
+        problems.add(origin.error(("store",), "a store in a bucket needs the Secret that holds its keys", hint=hint))
+    if store is not None and store.endpoint is not None and not re.match(r"https?://[^/]+", store.endpoint):
+        problems.add(
+            origin.error(("store", "endpoint"), "is no address", hint="For example endpoint: https://s3.example.org")
+        )
     mounts: dict[str, str] = {}
     places = [("store", store.path)] if store is not None and store.claim else []
     places += [(f"volume {volume.claim}", volume.path) for volume in cluster.volumes]

@@ -149,13 +149,31 @@ class Store(_Model):
     folder: Below = Field("", description="Folder inside of the claim that is the store; empty for all of it.")
     shared: Flag = Field(True, description="Whether pods on several nodes can mount the claim at once (ReadWriteMany).")
     s3: Bucket | None = Field(None, description="Bucket and folder, for example s3://mine/shoal.")
-    endpoint: f.Text | None = Field(None, description="Address of the object store, as pods reach it.")
-    secret: Name | None = Field(None, description="Secret that holds the keys of the bucket.")
+    endpoint: f.Text | None = Field(None, description="Address of the object store, as pods reach it; none for AWS.")
+    region: f.Text = Field("us-east-1", description="Region of the bucket; stores of one's own mostly take any.")
+    secret: Name | None = Field(
+        None, description="Secret with the keys of the bucket: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`."
+    )
 
     @property
     def root(self) -> str:
         """The store's folder as pods see it."""
         return f"{self.path.rstrip('/')}/{self.folder}" if self.folder else self.path
+
+    @property
+    def bucket(self) -> str:
+        """Name of the bucket; empty for a claim."""
+        return (self.s3 or "s3://").removeprefix("s3://").partition("/")[0]
+
+    @property
+    def prefix(self) -> str:
+        """Folder inside of the bucket; empty for all of it."""
+        return (self.s3 or "").removeprefix("s3://").partition("/")[2].strip("/")
+
+    @property
+    def address(self) -> str:
+        """Address of the object store as pods reach it."""
+        return (self.endpoint or f"https://s3.{self.region}.amazonaws.com").rstrip("/")
 
 
 class Volume(_Model):

@@ -21,7 +21,8 @@ __all__ = ["AGENT_FILES", "MOST_CODE", "PIECE", "Code", "agent_digest", "agent_f
 PIECE = 700 * 1024
 """Bytes in one ConfigMap: the API server takes 1 MiB, and base64 on the way makes three bytes four."""
 MOST_CODE = 8 * PIECE
-AGENT_FILES = ("agent.py", "pod.py")
+AGENT_FILES = ("agent.py", "pod.py", "s3.py", "staging.py")
+"""One folder in the pod. The last two serve stores in buckets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +70,8 @@ def pack(files: Mapping[str, tuple[bytes, bool]], step: str = "") -> Code | None
 def agent_files() -> dict[str, str]:
     """The agent and what starts it in a pod, by file name."""
     here = Path(__file__).parent
-    return {
-        "agent.py": (here.parent.parent / "agent" / "agent.py").read_text(encoding="utf-8"),
-        "pod.py": (here / "pod.py").read_text(encoding="utf-8"),
-    }
+    homes = {"agent.py": here.parent.parent / "agent"}
+    return {name: (homes.get(name, here) / name).read_text(encoding="utf-8") for name in AGENT_FILES}
 
 
 @cache

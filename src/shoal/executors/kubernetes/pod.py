@@ -16,6 +16,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import sys
 import tarfile
 from typing import Any, Dict, List, Optional
@@ -24,6 +25,8 @@ MESSAGE = "/dev/termination-log"
 LONGEST = 4096
 STORE = 18  # exit status: the store cannot be read or written, as the agent has it
 SPEC = 2
+PREEMPTED = 17
+CLAIMED = 20
 
 
 def read_spec(folder: str) -> Dict[str, Any]:
@@ -158,35 +161,123 @@ def fail(spec: Dict[str, Any], code: int, problem: str) -> int:
     return code
 
 
+class Stopped(BaseException):
+    """The pod was asked to end before its command was started."""
+
+
+class Asked:
+    """Hears SIGTERM where the agent does not: before it listens, and while what it left is brought away."""
+
+    def __init__(self, attempt_dir: str) -> None:
+        self._dir, self._waiting = attempt_dir, True
+        signal.signal(signal.SIGTERM, self._hear)
+
+    def _hear(self, _number: int, _frame: Any) -> None:
+        if self._waiting:
+            raise Stopped
+        # In the moment before the agent listens: it looks for this file when it does.
+        try:
+            with open(os.path.join(self._dir, "stop"), "w") as file:
+                file.write('{"reason": "preempted", "now": false}')
+        except OSError:
+            pass
+
+    def hand_over(self) -> None:
+        """From here on a request is left for the agent."""
+        self._waiting = False
+
+
+def open_staging(spec: Dict[str, Any], rank: int, digest: Any) -> Any:
+    """Return what brings files from and to the bucket, or None where the store is mounted.
+
+    The keys leave the environment: the command has no use for them.
+
+    Raises:
+        ValueError: the keys are not there.
+    """
+    place = spec.get("bucket")
+    names = ("SHOAL_S3_KEY", "SHOAL_S3_SECRET", "SHOAL_S3_TOKEN")
+    key, secret, token = (os.environ.pop(name, None) for name in names)
+    if place is None:
+        return None
+    if not key or not secret:
+        raise ValueError("the keys of the bucket %s are not in the pod's environment" % place["name"])
+    import s3  # type: ignore[import-not-found,unused-ignore]
+    import staging  # type: ignore[import-not-found,unused-ignore]
+
+    bucket = s3.Bucket(place["endpoint"], place["name"], place["region"], key, secret, token)
+    every = float(os.environ.get("SHOAL_SYNC_SECONDS") or staging.SYNC_EVERY)
+    return staging.Staging(bucket, spec, digest, rank, every)
+
+
+def prepare(folder: str, spec: Dict[str, Any], rank: int, store: Any) -> str:
+    """Bring everything into place; return the path of the specification.
+
+    Raises:
+        LookupError: an input is not in the store, or not whole.
+        OSError, ValueError, tarfile.TarError: it cannot be done.
+    """
+    if store is not None:
+        store.bring_inputs()
+    try:
+        spec["input_digests"] = input_digests(spec)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LookupError("an input is not in the store: %s" % error) from None
+    if store is not None:
+        store.bring_checkpoints()
+    unpack(folder, spec["cwd"])
+    for place in (spec["task_dir"], spec["attempt_dir"]):
+        os.makedirs(place, exist_ok=True)
+    path = os.path.join(spec["attempt_dir"], "spec.json")
+    with open(path + ".tmp", "w") as file:
+        json.dump(spec, file)
+    os.rename(path + ".tmp", path)
+    return path
+
+
 def main(folder: str) -> int:
     """Run the attempt; return the exit status."""
     try:
         spec = read_spec(folder)
         rank = int(os.environ.get("JOB_COMPLETION_INDEX") or 0)
         spec = for_rank(spec, rank)
+        asked = Asked(str(spec["attempt_dir"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         return fail({}, SPEC, "cannot read the specification: %r" % error)
-    try:
-        spec["input_digests"] = input_digests(spec)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return fail(spec, STORE, "an input is not in the store: %s" % error)
-    try:
-        unpack(folder, spec["cwd"])
-        for place in (spec["task_dir"], spec["attempt_dir"]):
-            os.makedirs(place, exist_ok=True)
-        path = os.path.join(spec["attempt_dir"], "spec.json")
-        with open(path + ".tmp", "w") as file:
-            json.dump(spec, file)
-        os.rename(path + ".tmp", path)
-    except (OSError, ValueError, tarfile.TarError) as error:
-        return fail(spec, STORE, "cannot prepare the attempt: %s" % error)
     sys.path.insert(0, folder)
     import agent  # type: ignore[import-not-found,unused-ignore]
 
+    try:
+        store = open_staging(spec, rank, agent.digest_tree)
+        if store is not None and not store.claim({"host": os.uname().nodename, "pid": os.getpid()}):
+            return fail(spec, CLAIMED, "another pod has begun this attempt")
+        path = prepare(folder, spec, rank, store)
+    except Stopped:
+        return fail(spec, PREEMPTED, "asked to end (SIGTERM) before the command was started")
+    except (OSError, ValueError, KeyError, TypeError, tarfile.TarError) as error:
+        return fail(spec, STORE, "cannot prepare the attempt: %s" % error)
+    except LookupError as error:
+        return fail(spec, STORE, str(error))
+    asked.hand_over()
+    if store is not None:
+        store.start()
     code = int(agent.run(path, True)[0])
-    tell(spec, code)
+    problem = None
+    if store is not None:
+        store.stop()
+        try:
+            store.publish(code == 0)
+        except (OSError, ValueError, LookupError) as error:
+            problem = "what the attempt left cannot be brought to the bucket: %s" % error
+            sys.stderr.write("shoal: %s\n" % problem)
+            code = code or STORE
+    tell(spec, code, problem)
     return code
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else os.path.dirname(os.path.abspath(__file__))))
+    status = main(sys.argv[1] if len(sys.argv) > 1 else os.path.dirname(os.path.abspath(__file__)))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Downloads that were cut short are not waited for.
+    os._exit(status)

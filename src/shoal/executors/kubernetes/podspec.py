@@ -19,7 +19,14 @@ Manifest = dict[str, Any]
 CONTAINER = "task"
 PORT = 29500
 _MARGIN = 30
+_MARGIN_BUCKET = 120
 _STARTING = 1800
+# Variable of the pod, key of the Secret, whether it may be absent.
+_BUCKET_KEYS = (
+    ("SHOAL_S3_KEY", "AWS_ACCESS_KEY_ID", False),
+    ("SHOAL_S3_SECRET", "AWS_SECRET_ACCESS_KEY", False),
+    ("SHOAL_S3_TOKEN", "AWS_SESSION_TOKEN", True),
+)
 _MIB = 1 << 20
 
 
@@ -50,7 +57,8 @@ def pod_of(
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": math.ceil(grace) + _MARGIN,
+        # Checkpoints and records of a store in a bucket are brought there after the command has ended.
+        "terminationGracePeriodSeconds": math.ceil(grace) + (_MARGIN if "bucket" not in spec else _MARGIN_BUCKET),
     }
     if spec["timeout"] is not None:
         # The agent keeps the time; this ends a pod whose agent cannot. It counts from the node's acceptance of the pod, as a
@@ -166,6 +174,11 @@ def _env(spec: Mapping[str, Any], cluster: Cluster, asked: Resources, name: str)
     made["SHOAL_NODE"] = {"valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
     for key in spec["secrets"]:
         made[key] = {"valueFrom": {"secretKeyRef": {"name": cluster.defaults.secret, "key": key}}}
+    if "bucket" in spec:
+        assert cluster.store is not None
+        for key, inside, optional in _BUCKET_KEYS:
+            from_ = {"name": cluster.store.secret, "key": inside, **({"optional": True} if optional else {})}
+            made[key] = {"valueFrom": {"secretKeyRef": from_}}
     if asked.nodes > 1:
         index = {"fieldRef": {"fieldPath": "metadata.annotations['batch.kubernetes.io/job-completion-index']"}}
         group: dict[str, Manifest] = {

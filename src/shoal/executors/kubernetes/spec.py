@@ -14,12 +14,14 @@ from shoal.errors import UsageError
 from shoal.plan import Plan, Task, resources_of
 from shoal.study.template import Template, TemplateError, Value
 
-__all__ = ["AGENT", "CODE", "WORK", "Layout", "layout_of", "pod_spec"]
+__all__ = ["AGENT", "CODE", "STAGE", "WORK", "Layout", "layout_of", "pod_spec"]
 
 AGENT = "/shoal-agent"
 """Where the agent, the specification and the code in pieces are mounted."""
 WORK = "/shoal-work"
 """Scratch on the node's disk."""
+STAGE = f"{WORK}/store"
+"""Where files of a store in a bucket are in the pod."""
 CODE = f"{WORK}/code"
 """Where code is laid out, and commands start; without code they start in the image's own working directory."""
 # The same few texts are rendered for every task of a step.
@@ -46,22 +48,19 @@ class Layout:
 def layout_of(cluster: Cluster, study: str) -> Layout:
     """The study's layout in the cluster's store.
 
+    A store in a bucket is brought to and from the pod's own disk, so there its folder is the same for every cluster.
+
     Raises:
-        UsageError: the cluster file names no store that this version can mount.
+        UsageError: the cluster file names no store.
     """
     store = cluster.store
     if store is None:
         raise UsageError(
             f"the cluster {cluster.name} has no store",
-            hint="Pods need a claim for their results: extend the cluster in a file of your own with "
+            hint="Pods need a claim or a bucket for their results: extend the cluster in a file of your own with "
             f'"extends: {cluster.name}" and "store: {{claim: NAME}}". See: shoal clusters show {cluster.name}',
         )
-    if store.claim is None:
-        raise UsageError(
-            f"the store {store.s3} of the cluster {cluster.name}: this version can give pods a claim only, not a bucket",
-            hint="store: {claim: NAME} in the cluster file.",
-        )
-    return Layout(PurePosixPath(store.root) / study)
+    return Layout(PurePosixPath(store.root if store.s3 is None else STAGE) / study)
 
 
 def pod_spec(
@@ -134,7 +133,17 @@ def pod_spec(
         "sample_every": _SAMPLE_SECONDS,
         "executor": "kubernetes",
         "queued": None,
+        **_bucket(cluster),
     }
+
+
+def _bucket(cluster: Cluster) -> dict[str, Any]:
+    """Which bucket holds the store, for the pod; never the keys to it."""
+    store = cluster.store
+    if store is None or store.s3 is None:
+        return {}
+    place = {"endpoint": store.address, "region": store.region, "name": store.bucket}
+    return {"bucket": {**place, "prefix": store.prefix, "root": STAGE}}
 
 
 def _data(plan: Plan, task: Task) -> dict[str, str]:
