@@ -13,6 +13,7 @@ import typer
 
 from shoal.errors import ShoalError
 from shoal_earth.burned_area import cli as burned_area
+from shoal_earth.change import cli as change
 from shoal_earth.detection import cli as detection
 from shoal_earth.predict import predict_command
 from shoal_earth.rasters import cli as scenes
@@ -22,6 +23,7 @@ __all__ = ["main"]
 
 GROUPS = {
     "burned-area": burned_area.app,
+    "change": change.app,
     "detection": detection.app,
     "scenes": scenes.app,
     "segmentation": segmentation.app,

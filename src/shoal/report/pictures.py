@@ -21,7 +21,7 @@ __all__ = ["Pictures", "collect_pictures"]
 #: Bytes of pictures a page may hold, the longest side of one, and how many samples are shown.
 BUDGET, SIDE, SAMPLES = 9_000_000, 320, 12
 _KINDS = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
-_FIRST = {"input": 0, "truth": 1, "prediction": 2}
+_FIRST = {"input": 0, "before": 0, "after": 1, "truth": 2, "prediction": 3}
 _LARGEST = 30_000_000
 
 
@@ -201,11 +201,11 @@ def _smaller(content: bytes, kind: str) -> tuple[bytes, str]:
 
 
 def _share(shown: Pictures) -> None:
-    """Take panels that every trial shows alike (input, truth) out of the trials."""
+    """Take panels that every trial shows alike (input, before, after, truth) out of the trials."""
     if len(shown.trials) < 2:
         for panels in shown.trials.values():
             for sample, found in panels.items():
-                for panel in [p for p in found if p in ("input", "truth")]:
+                for panel in [p for p in found if p in _FIRST and p != "prediction"]:
                     shown.shared.setdefault(sample, {})[panel] = found.pop(panel)
         return
     for sample in (s["name"] for s in shown.samples):

@@ -6,6 +6,8 @@ Methods:
   data), the lowest and the highest of all bands: one shared scale, which keeps the bands' relation to each other.
 * ``percentile``: each band between two percentiles of its own.
 * ``reflectance``: fixed, 0 to 1 of reflectance, whatever the scenes.
+* ``chip``: the deforestation paper's. Each band of each chip between two percentiles of its own; what is fitted here is the
+  ``percentile`` scale, for whoever shows the chips.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from shoal_earth.rasters.statistics import BandStatistics
 
 __all__ = ["METHODS", "Fitter", "Scale", "fit_scale", "step_of", "stretch"]
 
-METHODS = ("iqr", "percentile", "reflectance")
+METHODS = ("iqr", "percentile", "reflectance", "chip")
 # Reflectance is counted in steps of 1/10,000, the products' own: exact, and small whatever the number of scenes.
 _STEPS = 10_000
 _FILE_FORMAT = 1
@@ -125,7 +127,7 @@ class Fitter:
             raise UsageError(f'there is no way to normalise named "{method}"', hint=f"There are: {', '.join(METHODS)}.")
         if method == "reflectance":
             ends = [(0.0, 255.0 * self.step if self.kind == "tci" else 1.0)] * self.statistics.bands
-        elif method == "percentile":
+        elif method in ("percentile", "chip"):
             ends = [(b["low"] * self.step, b["high"] * self.step) for b in self.statistics.scale(low, high)]
         else:
             ends = self._shared()

@@ -8,7 +8,7 @@ import numpy as np
 
 from shoal.errors import UsageError
 
-__all__ = ["BandStatistics", "normalise"]
+__all__ = ["BandStatistics", "normalise", "to_input"]
 
 _SAMPLE = 2_000_000
 
@@ -83,4 +83,34 @@ def normalise(values: np.ndarray[Any, Any], scale: list[dict[str, float]]) -> np
     )
     unit = np.clip((values.astype(np.float32) - low) / (high - low), 0, 1)
     result: np.ndarray[Any, np.dtype[np.float32]] = np.nan_to_num((unit - mean) / std)
+    return result
+
+
+def to_input(
+    values: np.ndarray[Any, Any],
+    method: str | None,
+    scale: list[dict[str, float]],
+    valid: np.ndarray[Any, np.dtype[np.bool_]] | None = None,
+) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """What a model sees of a chip (bands, height, width): by its own percentiles, -1 to 1, if it is normalised by ``chip``, else
+    :func:`normalise`.
+
+    Args:
+        values: of the chip.
+        method: how its dataset is normalised, as its index says.
+        scale: the dataset's.
+        valid: pixels that count for percentiles, (height, width); all by default. Others become 0, the middle.
+    """
+    if method != "chip":
+        return normalise(values, scale)
+    result = np.zeros(values.shape, np.float32)
+    good = slice(None) if valid is None or valid.all() else valid
+    for band, own in enumerate(values):
+        seen = own.ravel() if isinstance(good, slice) else own[good]
+        if seen.size:
+            low, high = np.percentile(seen, [1, 99])
+            unit = (own.astype(np.float32) - np.float32(low)) / np.float32(float(high - low) or 1.0)
+            result[band] = 2 * np.clip(np.nan_to_num(unit, nan=0.5), 0, 1) - 1
+    if not isinstance(good, slice):
+        result[:, ~good] = 0
     return result

@@ -61,11 +61,19 @@ def chips_command(
 def train_command(
     chips: Chips,
     model: Annotated[
-        str, typer.Option(help="Architecture: unet, unetplusplus, fpn, linknet, deeplabv3plus, segformer, ...")
+        str,
+        typer.Option(
+            help="Architecture: unet, unetplusplus, fpn, linknet, deeplabv3plus, segformer, ...; of pairs: changeformer, "
+            "changeformer-tiny, fc-siam-conc, fc-siam-diff, bit, siam-unet, ..."
+        ),
     ],
     out: Out = None,
-    encoder: Annotated[str, typer.Option(help="Encoder, e.g. resnet50, or tu- and a timm model.")] = "resnet50",
-    weights: Annotated[str, typer.Option(help="Start of the encoder: none, imagenet, or a file.")] = "none",
+    encoder: Annotated[
+        str | None, typer.Option(help="Encoder, e.g. resnet34, or tu- and a timm model; by default resnet50.")
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(help="Start of the encoder: none, imagenet, or a file (a model of change: of all of it).")
+    ] = "none",
     depth: Annotated[int | None, typer.Option(help="Stages of the encoder.")] = None,
     width: Annotated[int | None, typer.Option(help="Channels of the decoder at its widest.")] = None,
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-3,
@@ -77,7 +85,9 @@ def train_command(
     weight_decay: Annotated[float, typer.Option(help="Of weights, not of norms and biases.")] = 0.01,
     schedule: Annotated[str, typer.Option(help="constant, linear, polynomial or cosine.")] = "cosine",
     warmup: Annotated[float, typer.Option(help="Share of the steps over which the rate rises.")] = 0.05,
-    augment: Annotated[str, typer.Option(help="none, flips, or full (with brightness and contrast).")] = "flips",
+    augment: Annotated[
+        str, typer.Option(help="none, turns (0, 90, 180 degrees), flips, or full (with brightness and contrast).")
+    ] = "flips",
     accumulate: Annotated[int, typer.Option(help="Batches that make one step.")] = 1,
     clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
     ema: Annotated[float | None, typer.Option(help="Decay of a moving average of the weights.")] = None,

@@ -1,4 +1,4 @@
-"""Chips as examples for a segmentation model."""
+"""Chips as examples for a segmentation model, of one date or of two."""
 
 from __future__ import annotations
 
@@ -9,21 +9,24 @@ import numpy as np
 import torch
 
 from shoal.errors import UsageError
-from shoal_earth.rasters.shards import ShardReader
-from shoal_earth.rasters.statistics import normalise
+from shoal_earth.change.folders import open_chips
+from shoal_earth.rasters.statistics import to_input
 
 __all__ = ["AUGMENTATIONS", "ChipExamples"]
 
-AUGMENTATIONS = ("none", "flips", "full")
+AUGMENTATIONS = ("none", "turns", "flips", "full")
 
 
 class ChipExamples:
     """The chips of one split: normalised image (bands, size, size) and label (size, size).
 
+    Of two dates, the image is both, one after the other: (2 x bands, size, size).
+
     Args:
-        folder: what ``shoal-earth segmentation chips`` wrote.
+        folder: chips in shards, or a published dataset (see :func:`shoal_earth.change.folders.open_chips`).
         split: ``train``, ``val`` or ``test``.
-        augment: ``none``; ``flips`` (the eight flips and quarter turns); ``full`` (these, and brightness and contrast).
+        augment: ``none``; ``turns`` (by 0, 90 or 180 degrees); ``flips`` (the
+            eight flips and quarter turns); ``full`` (these, and brightness and contrast).
         scale: statistics to normalise with; those beside the chips by default.
     """
 
@@ -34,7 +37,7 @@ class ChipExamples:
             raise UsageError(
                 f'there is no augmentation "{augment}"', hint=f"Choose one of: {', '.join(AUGMENTATIONS)}."
             )
-        self.reader = ShardReader(folder)
+        self.reader = open_chips(folder)
         self.index = self.reader.index
         self.positions = [i for i, chip in enumerate(self.reader.chips) if chip["split"] == split]
         if not self.positions:
@@ -51,7 +54,10 @@ class ChipExamples:
     def get(self, index: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """One example, varied with ``rng``."""
         image, label = self._load(index)
-        if self.augment != "none":
+        if self.augment == "turns":
+            turns = int(rng.integers(3))
+            image, label = np.rot90(image, turns, (1, 2)), np.rot90(label, turns)
+        elif self.augment != "none":
             turns, flip = int(rng.integers(4)), bool(rng.integers(2))
             image, label = np.rot90(image, turns, (1, 2)), np.rot90(label, turns)
             if flip:
@@ -70,4 +76,5 @@ class ChipExamples:
 
     def _load(self, index: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         place = self.positions[index]
-        return normalise(self.reader.read(place, "image"), self.scale), self.reader.read(place, "label")
+        image = to_input(self.reader.read(place, "image"), self.index.get("normalise"), self.scale)
+        return image, self.reader.read(place, "label")

@@ -17,20 +17,26 @@ __all__ = ["build_model", "load_model"]
 
 def build_model(
     name: str,
-    encoder: str,
+    encoder: str | None,
     *,
     bands: int,
     classes: int,
+    dates: int = 1,
     weights: str | None = None,
     depth: int | None = None,
     width: int | None = None,
 ) -> nn.Module:
     """A segmentation model: images (n, bands, height, width) to logits (n, classes, height, width).
 
+    Of two dates, an image is both, one after the other; models of change know that (see :mod:`shoal_earth.change.models`), and
+    others take the pair for an image of twice the bands.
+
     Args:
         name: architecture, e.g. ``unet``, ``unetplusplus``, ``fpn``, ``linknet``, ``deeplabv3plus``, ``segformer``.
-        encoder: of segmentation_models_pytorch, or ``tu-`` and the name of a timm model, e.g. ``tu-resnet10t``.
-        bands, classes: of the images and of the labels.
+        encoder: of segmentation_models_pytorch, or ``tu-`` and the name of a timm model, e.g. ``tu-resnet10t``; by default
+            ResNet-50, or what a model of change is made for.
+        bands, classes: of the images (of both dates together) and of the labels.
+        dates: that an image shows.
         weights: ``None`` for a random start; a name such as ``imagenet``, fetched from the model hub or its local cache; or a
             file with the encoder's state.
         depth: stages of the encoder; fewer are faster and see less far.
@@ -39,12 +45,21 @@ def build_model(
     Raises:
         UsageError: there is no such architecture, encoder or weight, or they do not go together.
     """
+    from shoal_earth.change.models import CHANGE_MODELS, build_change_model, is_change_model
+
+    if is_change_model(name):
+        if dates != 2:
+            raise UsageError(f"{name} compares two dates, but the chips show {dates}", hint="Cut chips from pairs.")
+        size: dict[str, Any] = {"weights": weights, "depth": depth, "width": width}
+        return build_change_model(name, encoder, bands=bands // 2, classes=classes, **size)
     import segmentation_models_pytorch as smp
 
+    encoder = encoder or "resnet50"
     architectures = smp.MODEL_ARCHITECTURES_MAPPING
     if name not in architectures:
         raise UsageError(
-            f'there is no architecture "{name}"', hint=f"Choose one of: {', '.join(sorted(architectures))}."
+            f'there is no architecture "{name}"',
+            hint=f"Choose one of: {', '.join(sorted(architectures))}; or of change: {', '.join(CHANGE_MODELS)}, siam-unet.",
         )
     accepted = inspect.signature(architectures[name]).parameters
     options: dict[str, Any] = {}
@@ -136,7 +151,7 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     if meta.get("kind") != "segmentation":
         raise UsageError(f"{path}: holds a {meta.get('kind') or 'foreign'} model, not a segmentation model")
     size = {"bands": meta["bands"], "classes": len(meta["classes"]), "depth": meta["depth"], "width": meta["width"]}
-    model = build_model(meta["model"], meta["encoder"], **size)
+    model = build_model(meta["model"], meta["encoder"], dates=meta.get("dates", 1), **size)
     try:
         model.load_state_dict(state["model"])
     except RuntimeError as error:

@@ -66,7 +66,13 @@ def score_checkpoint(
                     objects.add(chip["scene"], chip["row"], chip["column"], prediction.numpy(), truth.numpy())
                     if index in shown:
                         key = str(chip["key"])
-                        save_panels(Path(task.out) / "pictures" / key, image.numpy(), truth.numpy(), prediction.numpy())
+                        save_panels(
+                            Path(task.out) / "pictures" / key,
+                            image.numpy(),
+                            truth.numpy(),
+                            prediction.numpy(),
+                            dates=examples.index.get("dates", 1),
+                        )
                         own = scores(confusion(prediction, truth, len(names)), names, "chip")
                         captions[key] = {"score": round(own["chip/iou"], 4), "caption": f"IoU {own['chip/iou']:.2f}"}
     metrics = scores(matrix, names, split) | trivial_scores(matrix, names, f"{split}/trivial") | objects.finish(split)
@@ -79,8 +85,9 @@ def score_checkpoint(
 
 
 def _same(meta: dict[str, object], examples: ChipExamples, checkpoint: Path, chips: Path) -> None:
-    for key in ("bands", "classes", "resolution"):
-        if meta[key] != examples.index[key]:
+    for key in ("bands", "classes", "resolution", "dates"):
+        if meta.get(key, 1) != examples.index.get(key, 1):
             raise UsageError(
-                f"{checkpoint}: was trained on chips with {key} {meta[key]}, but those in {chips} have {examples.index[key]}"
+                f"{checkpoint}: was trained on chips with {key} {meta.get(key)}, but those in {chips} have "
+                f"{examples.index.get(key)}"
             )

@@ -28,10 +28,10 @@ class TrainSettings:
     """What to train and how; the names are those of the command line."""
 
     model: str
-    encoder: str
     lr: float
     epochs: int
     batch_size: int
+    encoder: str | None = None
     seed: int = 0
     weights: str | None = None
     depth: int | None = None
@@ -54,6 +54,8 @@ class TrainSettings:
 def train(chips: Path, out: Path | None, settings: TrainSettings) -> dict[str, Any]:
     """Train to the end, going on from an earlier attempt's state if there is one.
 
+    A model that answers at several scales in training is supervised at all of them.
+
     Args:
         chips: folder of chips.
         out: where ``best.pt`` and ``last.pt`` go at the end; Shoal's output folder by default.
@@ -73,6 +75,7 @@ def train(chips: Path, out: Path | None, settings: TrainSettings) -> dict[str, A
             "encoder": settings.encoder,
             "bands": examples.index["bands"],
             "classes": names,
+            "dates": examples.index.get("dates", 1),
             "depth": settings.depth,
             "width": settings.width,
         }
@@ -81,6 +84,7 @@ def train(chips: Path, out: Path | None, settings: TrainSettings) -> dict[str, A
             settings.encoder,
             bands=examples.index["bands"],
             classes=len(names),
+            dates=architecture["dates"],
             weights=settings.weights,
             depth=settings.depth,
             width=settings.width,
@@ -132,7 +136,7 @@ def train(chips: Path, out: Path | None, settings: TrainSettings) -> dict[str, A
                 "size": examples.index["size"],
                 "resolution": examples.index["resolution"],
                 # Of chips cut from satellite scenes: what they show, and in what steps.
-                **{key: examples.index[key] for key in ("composite", "step") if key in examples.index},
+                **{key: examples.index[key] for key in ("composite", "step", "normalise") if key in examples.index},
             },
         )
         best = fit.run()

@@ -1,0 +1,31 @@
+"""``shoal-earth change import | train | test``: models of pairs. Training and testing are those of segmentation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shoal_earth.segmentation.cli import score_command, train_command
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Detect change between two dates: models of pairs, published datasets.")
+app.command("train")(train_command)
+app.command("test")(score_command)
+
+
+@app.command("import")
+def import_command(
+    dataset: Annotated[Path, typer.Argument(help="Folder of OSCD, LEVIR-CD, A/ B/ label/ list/, or HLS Burn Scars.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the chips; inside a Shoal task its own.")] = None,
+) -> None:
+    """Turn a published dataset into shards, which are read faster; train and test take its own folder too."""
+    from shoal_earth.change.folders import convert
+    from shoal_earth.session import current_task
+
+    task = current_task(out)
+    counts = convert(dataset, Path(task.out))
+    typer.echo(", ".join(f"{count} chips for {split}" for split, count in counts.items()))
+    task.log({f"chips/{split}": float(count) for split, count in counts.items()})
