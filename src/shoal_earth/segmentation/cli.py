@@ -74,6 +74,13 @@ def train_command(
     weights: Annotated[
         str, typer.Option(help="Start of the encoder: none, imagenet, or a file (a model of change: of all of it).")
     ] = "none",
+    pretrained: Annotated[
+        str, typer.Option(help="true: the encoder starts from ImageNet, as --weights imagenet; false.")
+    ] = "false",
+    weights_folder: Annotated[
+        Path | None,
+        typer.Option(envvar="SHOAL_EARTH_WEIGHTS", help="Folder that has what `segmentation weights` wrote."),
+    ] = None,
     depth: Annotated[int | None, typer.Option(help="Stages of the encoder.")] = None,
     width: Annotated[int | None, typer.Option(help="Channels of the decoder at its widest.")] = None,
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-3,
@@ -83,7 +90,12 @@ def train_command(
     loss: Annotated[str, typer.Option(help="ce, dice, focal, lovasz, miou, or a sum such as ce+dice.")] = "ce+dice",
     optimizer: Annotated[str, typer.Option(help="adam, adamw, sgd or lamb.")] = "adamw",
     weight_decay: Annotated[float, typer.Option(help="Of weights, not of norms and biases.")] = 0.01,
-    schedule: Annotated[str, typer.Option(help="constant, linear, polynomial or cosine.")] = "cosine",
+    schedule: Annotated[str, typer.Option(help="constant, step, linear, polynomial or cosine.")] = "cosine",
+    step_epochs: Annotated[int, typer.Option(help="Epochs after which schedule step drops the rate.")] = 50,
+    gamma: Annotated[float, typer.Option(help="Factor of such a drop.")] = 0.1,
+    best_by: Annotated[
+        str, typer.Option(help="Metric that says which state is the best: val/iou, val/loss, ...")
+    ] = "val/iou",
     warmup: Annotated[float, typer.Option(help="Share of the steps over which the rate rises.")] = 0.05,
     augment: Annotated[
         str, typer.Option(help="none, turns (0, 90, 180 degrees), flips, or full (with brightness and contrast).")
@@ -98,6 +110,7 @@ def train_command(
 ) -> None:
     """Train a model on chips; with torchrun on several GPUs. A new start goes on where the last one stopped."""
     from shoal_earth.segmentation.train import TrainSettings, train
+    from shoal_earth.segmentation.weights import choose_weights
 
     settings = TrainSettings(
         model=model,
@@ -106,13 +119,16 @@ def train_command(
         epochs=epochs,
         batch_size=batch_size,
         seed=seed,
-        weights=None if weights == "none" else weights,
+        weights=choose_weights(encoder, weights, pretrained, weights_folder),
         depth=depth,
         width=width,
         loss=loss,
         optimizer=optimizer,
         weight_decay=weight_decay,
         schedule=schedule,
+        step_epochs=step_epochs,
+        gamma=gamma,
+        best_by=best_by,
         warmup=warmup,
         augment=augment,
         accumulate=accumulate,
@@ -126,6 +142,21 @@ def train_command(
     best = train(chips, out, settings)
     if best:
         typer.echo(f"best: {best['metric']} {best['value']:.4f} at step {best['step']}")
+
+
+@app.command("weights")
+def weights_command(
+    encoder: Annotated[str, typer.Option(help="Encoder, e.g. resnet50; give it again for more.")],
+    out: Annotated[Path, typer.Option(help="Folder for ENCODER.safetensors; for train's --weights-folder.")],
+    source: Annotated[
+        str, typer.Option(help="imagenet, or random: to try things out where there is no network.")
+    ] = "imagenet",
+    seed: Annotated[int, typer.Option(help="Of random weights.")] = 0,
+) -> None:
+    """Fetch the pretrained weights of an encoder once, for machines without network."""
+    from shoal_earth.segmentation.weights import save_encoder
+
+    typer.echo(str(save_encoder(encoder, out, source=source, seed=seed)))
 
 
 @app.command("test")

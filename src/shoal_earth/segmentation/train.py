@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from shoal.errors import UsageError
 from shoal_earth.segmentation.dataset import ChipExamples
 from shoal_earth.segmentation.losses import build_loss
 from shoal_earth.segmentation.metrics import confusion, scores
@@ -40,6 +41,9 @@ class TrainSettings:
     optimizer: str = "adamw"
     weight_decay: float = 0.01
     schedule: str = "cosine"
+    step_epochs: int = 50
+    gamma: float = 0.1
+    best_by: str = "val/iou"
     warmup: float = 0.0
     augment: str = "flips"
     accumulate: int = 1
@@ -100,7 +104,6 @@ def train(chips: Path, out: Path | None, settings: TrainSettings) -> dict[str, A
             workers=settings.workers,
             pin=here.device.type == "cuda",
         )
-        steps = settings.epochs * batches.steps_per_epoch
 
         def losses(net: nn.Module, batch: Any) -> Mapping[str, torch.Tensor]:
             images, labels = batch
@@ -112,13 +115,14 @@ def train(chips: Path, out: Path | None, settings: TrainSettings) -> dict[str, A
         fit = Fit(
             model,
             build_optimizer(settings.optimizer, model, settings.lr, weight_decay=settings.weight_decay),
-            Schedule(settings.schedule, steps, warmup=round(settings.warmup * steps)),
+            _schedule(settings, batches.steps_per_epoch),
             batches,
             losses,
             evaluate,
             config=Loop(
                 epochs=settings.epochs,
-                monitor="val/iou",
+                monitor=settings.best_by,
+                goal="min" if settings.best_by.endswith("loss") else "max",
                 seed=settings.seed,
                 precision=settings.precision,
                 clip=settings.clip,
@@ -145,6 +149,17 @@ def train(chips: Path, out: Path | None, settings: TrainSettings) -> dict[str, A
             task.log({"best/step": best["step"], f"best/{best['metric']}": best["value"]})
         here.barrier()
     return best
+
+
+def _schedule(settings: TrainSettings, per_epoch: int) -> Schedule:
+    steps = settings.epochs * per_epoch
+    warmup = round(settings.warmup * steps)
+    if settings.schedule != "step":
+        return Schedule(settings.schedule, steps, warmup=warmup)
+    if settings.step_epochs < 1:
+        raise UsageError("the learning rate drops after at least one epoch")
+    drops = tuple(range(settings.step_epochs * per_epoch, steps, settings.step_epochs * per_epoch))
+    return Schedule("step", steps, warmup=warmup, milestones=drops, gamma=settings.gamma)
 
 
 def evaluate_split(
