@@ -157,7 +157,7 @@ def test_a_watch_knows_how_far_it_came(server: Scripted) -> None:
 
     server.script = [(200, {"X-Cut": "1"}, line("ADDED", 8) + line("BOOKMARK", 11) + line("MODIFIED", 12)[:-9])]
     seen = []
-    with pytest.raises(api.Unreachable), client(server).watch(api.PODS, "7") as watch:
+    with pytest.raises(api.Unreachable), client(server).watch(api.PODS, "7") as watch:  # noqa: PT012
         for kind, _ in watch:
             seen.append(kind)
     assert (seen, watch.version) == (["ADDED"], "11")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from shoal.clusters import Cluster
+    from shoal.clusters.free import FreeGpus
 
 StudyOption = Annotated[
     Path | None,
@@ -57,19 +58,84 @@ def clusters(context: typer.Context, study: StudyOption = None, json: JsonOption
 def show(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The cluster's name, or its file.")],
     study: StudyOption = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Do not ask the cluster which GPUs are free.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Print what the cluster file knows: GPUs and how to ask for them, regions, priorities, storage, rules.
+    """Print what the cluster file knows, and which GPUs are free now.
 
-    What is free at this moment is not shown: that takes a connection, which this version does not make yet.
+    The file knows GPUs and how to ask for them, regions, priorities, storage, rules. What is free is counted from nodes, pods and
+    quotas, as far as the login may read them; what it may not read is said.
     """
     from shoal.clusters import load_cluster
 
     cluster = load_cluster(name, beside=study.parent if study else Path.cwd())
+    free, why = (None, "not asked (--offline)") if offline else _ask_for_free(cluster)
     if json:
-        print_json({"name": cluster.name, "files": list(cluster.files), **cluster.model_dump(mode="json")})
+        known = {"name": cluster.name, "files": list(cluster.files), **cluster.model_dump(mode="json")}
+        print_json({**known, "free": free.to_json() if free else None, "free_unknown": why})
+        return
+    out = console()
+    _show(out, cluster)
+    if free is not None:
+        _show_free(out, free)
     else:
-        _show(console(), cluster)
+        from rich.text import Text
+
+        out.print(Text(f"Which GPUs are free now is not known: {why}", style="dim"))
+
+
+def _ask_for_free(cluster: Cluster) -> tuple[FreeGpus | None, str | None]:
+    """What is free, or why that is not known."""
+    from shoal.errors import ShoalError
+    from shoal.executors.kubernetes.client import connect
+    from shoal.executors.kubernetes.survey import survey_gpus
+
+    try:
+        client = connect(cluster.context, cluster.namespace, patience=5.0)
+        try:
+            return survey_gpus(client, cluster), None
+        finally:
+            client.close()
+    except ShoalError as error:
+        return None, str(error)
+
+
+def _show_free(out: Console, free: FreeGpus) -> None:
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    from shoal.units import format_size
+
+    title = "GPUs free now" if free.exact else "GPUs free now, at most"
+    out.print(Text(title, style="dim"))
+    if free.types:
+        table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+        for head, where in (
+            ("type", "left"), ("free", "right"), ("of", "right"), ("on one node", "right"), ("nodes", "right"),
+            ("memory", "left"), ("asked for as", "left"), ("", "left"),
+        ):  # fmt: skip
+            table.add_column(head, justify=where, overflow="fold")  # type: ignore[arg-type]
+        for one in free.types:
+            closed = ", ".join(f"{count} more {why}" for why, count in one.closed.most_common())
+            table.add_row(
+                Text(one.name, style="cyan"),
+                Text(str(one.free), style="green" if one.free else "dim"),
+                str(one.total),
+                str(one.largest),
+                str(one.nodes),
+                format_size(one.memory << 20) if one.memory else "",
+                one.resource,
+                Text(closed, style="dim"),
+            )
+        out.print(Padding(table, (0, 0, 0, 2)))
+    elif not free.unseen or free.exact:
+        out.print("  no node has any")
+    for quota in free.quotas:
+        text = f"  quota {quota.quota}: {quota.left} of {quota.hard} {quota.resource} left in the namespace"
+        out.print(Text(text, style="yellow" if not quota.left else ""))
+    for text in free.unseen:
+        out.print(Text(f"  not seen: {text}", style="dim"))
 
 
 def _show(out: Console, cluster: Cluster) -> None:
@@ -111,7 +177,6 @@ def _show(out: Console, cluster: Cluster) -> None:
     _rows(out, "storage classes", list(cluster.storage_classes.items()))
     _rows(out, "S3", [(key, f"{one.outside}  from pods {one.inside}") for key, one in cluster.object_stores.items()])
     _rows(out, "rules", [(key, one.text) for key, one in cluster.policies.items()])
-    out.print(Text("Which GPUs are free now is not shown yet: this version makes no connection.", style="dim"))
 
 
 def _gpus(out: Console, cluster: Cluster) -> None:
