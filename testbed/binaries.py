@@ -1,4 +1,7 @@
-"""Upstream's programs, built once from the modules that ``go.mod`` pins, and kept outside of the tree."""
+"""Upstream's programs, built once from the modules that ``go.mod`` pins, and kept outside of the tree.
+
+kwok has a module file of its own, ``kwok.mod``: it does not compile with the Kubernetes libraries of ``go.mod``.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,7 @@ def binaries() -> Path:
     """
     if (given := os.environ.get("SHOAL_TESTBED_BIN")) is not None:
         return Path(given)
-    made_of = [(HERE / name).read_text() for name in ("go.mod", "go.sum")]
+    made_of = [(HERE / name).read_text() for name in ("go.mod", "go.sum", "kwok.mod", "kwok.sum")]
     digest = hashlib.sha256(json.dumps([made_of, _FLAGS, _linker_flags(), PROGRAMS]).encode()).hexdigest()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "shoal" / "testbed" / digest[:16]
@@ -87,9 +90,8 @@ def build(programs: tuple[str, ...] = tuple(PROGRAMS), jobs: int | None = None) 
 
 
 def _groups(names: list[str]) -> list[list[str]]:
-    """What is built by one call: all at once, so that packages that several programs share are looked at once; etcd, whose
-    main package is not called so, apart."""
-    together = [name for name in names if Path(PROGRAMS[name]).name == name]
+    """What is built by one call: as much as can be, but for etcd, whose main package is not called so, and kwok."""
+    together = [name for name in names if name not in ("etcd", "kwok")]
     return [group for group in (together, *([name] for name in names if name not in together)) if group]
 
 
@@ -104,6 +106,7 @@ def _run(go: str, names: list[str], into: Path, jobs: int | None) -> None:
         f"{output}{'' if len(names) == 1 else os.sep}",
     ]
     command += ["-p", str(jobs)] if jobs else []
+    command += ["-modfile=kwok.mod"] if names == ["kwok"] else []
     begin = time.monotonic()
     print(f"testbed: building {', '.join(names)}", file=sys.stderr, flush=True)
     done = subprocess.run(

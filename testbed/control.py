@@ -8,10 +8,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from testbed.access import write_kubeconfig
+from testbed.nodes import FAKE
 from testbed.pki import Authority, signing_key, write
 
-__all__ = ["SERVICE_ADDRESS", "Options", "Place", "commands", "free_ports", "issue_certificates"]
+__all__ = [
+    "SERVICE_ADDRESS", "Options", "Place", "commands", "free_ports", "issue_certificates", "kwok", "kwok_configuration",
+]  # fmt: skip
 
 SERVICE_ADDRESS = "10.96.0.1"
 _SERVICES = "10.96.0.0/16"
@@ -36,7 +41,7 @@ class Options:
         apiserver: more arguments of kube-apiserver, which override those that are given here.
     """
 
-    node_grace: int = 50
+    node_grace: int = 180
     audit: bool = False
     apiserver: tuple[str, ...] = ()
 
@@ -91,6 +96,7 @@ def issue_certificates(place: Place) -> None:
     authority.issue("kube-apiserver-kubelet-client", ["system:masters"]).save(place.pki / "to-kubelet")
     write(place.pki / "accounts.key", signing_key())
     write(place.pki / "audit.yaml", _AUDIT.encode())
+    authority.issue("kwok", hosts=("127.0.0.1",)).save(place.pki / "kwok-server")
     for user, groups in (
         ("admin", ("system:masters",)),
         ("system:kube-controller-manager", ()),
@@ -172,6 +178,7 @@ def commands(place: Place, programs: Path, options: Options) -> dict[str, list[s
             "cluster-signing-cert-file": pki / "ca.crt",
             "cluster-signing-key-file": pki / "ca.key",
             "node-monitor-grace-period": f"{options.node_grace}s",
+            "terminated-pod-gc-threshold": 12500,
             # A laptop's defaults (20 requests a second) would be what a test of a thousand Jobs measures.
             "kube-api-qps": 1000,
             "kube-api-burst": 2000,
@@ -197,6 +204,46 @@ def commands(place: Place, programs: Path, options: Options) -> dict[str, list[s
         "kube-controller-manager": manager,
         "kube-scheduler": scheduler,
     }
+
+
+def kwok(place: Place, programs: Path) -> list[str]:
+    """The command line of the kubelet of all fake nodes."""
+    return _line(
+        programs / "kwok",
+        {
+            "kubeconfig": place.pki / "kwok.kubeconfig",
+            "config": place.folder / "kwok.yaml",
+            "manage-all-nodes": "false",
+            "manage-nodes-with-annotation-selector": f"{FAKE}=fake",
+            "server-address": f"127.0.0.1:{place.ports['kwok']}",
+            "tls-cert-file": place.pki / "kwok-server.crt",
+            "tls-private-key-file": place.pki / "kwok-server.key",
+            "v": "WARN",
+            # Heartbeats of hundreds of nodes should not be what keeps the machine busy.
+            "node-lease-duration-seconds": 120,
+        },
+    )
+
+
+def kwok_configuration(place: Place) -> str:
+    """The configuration of kwok: what pods do, how many at once, and what their logs say."""
+    log = place.folder / "fake.log"
+    options = {
+        "podPlayStageParallelism": 16,
+        "nodePlayStageParallelism": 4,
+        "nodeLeaseParallelism": 4,
+        "enableCRDs": [],
+    }
+    parts: list[object] = [
+        {"apiVersion": "config.kwok.x-k8s.io/v1alpha1", "kind": "KwokConfiguration", "options": options},
+        {
+            "apiVersion": "kwok.x-k8s.io/v1alpha1",
+            "kind": "ClusterLogs",
+            "metadata": {"name": "all"},
+            "spec": {"logs": [{"logsFile": str(log)}]},
+        },
+    ]
+    return yaml.safe_dump_all(parts, sort_keys=False) + "---\n" + (Path(__file__).parent / "kwok.yaml").read_text()
 
 
 def _line(program: Path, options: Mapping[str, object]) -> list[str]:

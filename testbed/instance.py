@@ -10,8 +10,9 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,8 +20,9 @@ from typing import Any
 import httpx
 
 from testbed.access import Api, write_kubeconfig
-from testbed.binaries import CONTROL_PLANE, build
-from testbed.control import Options, Place, commands, free_ports, issue_certificates
+from testbed.binaries import CONTROL_PLANE, binaries, build
+from testbed.control import Options, Place, commands, free_ports, issue_certificates, kwok, kwok_configuration
+from testbed.nodes import FAKE, KINDS, Kind, add_nodes, fail_node, set_up
 from testbed.pki import Authority
 from testbed.processes import Processes, alive, this_process
 
@@ -56,11 +58,14 @@ class Testbed:
     # -- life --------------------------------------------------------------------------------------------------
 
     @classmethod
-    def start(cls, name: str | None = None, *, stay: bool = False, options: Options | None = None) -> Testbed:
+    def start(
+        cls, name: str | None = None, *, nodes: int = 0, stay: bool = False, options: Options | None = None
+    ) -> Testbed:
         """Start one and wait until it is ready; seconds.
 
         Args:
             name: its name; default: one that is free.
+            nodes: how many fake nodes it has, of all kinds, with 8 GPUs each.
             stay: whether it outlives this process.
             options: what differs from the usual.
 
@@ -74,6 +79,8 @@ class Testbed:
             self = cls._begin(name, stay, options or Options(), programs)
             try:
                 self._start_all()
+                if nodes:
+                    self.add_nodes(nodes)
             except TestbedError as error:
                 # Somebody else may have taken a port between looking and listening.
                 taken = "address already in use" in str(error)
@@ -116,7 +123,7 @@ class Testbed:
                 "owner": None if stay else this_process(),
                 "programs": str(programs),
                 "data": str(data),
-                "ports": free_ports(("apiserver", "etcd", "peer")),
+                "ports": free_ports(("apiserver", "etcd", "peer", "kwok")),
                 "options": asdict(options),
             }
             (folder / ".instance").write_text(json.dumps(facts))
@@ -208,6 +215,36 @@ class Testbed:
             folder / f"{name}.kubeconfig", server or self.server, authority.pair.certificate, pair, name, namespace
         )
 
+    # -- nodes -------------------------------------------------------------------------------------------------
+
+    def add_nodes(self, count: int, *, gpus: int = 8, kinds: Sequence[Kind] = KINDS) -> list[str]:
+        """Add fake nodes and return their names; their pods do what ``kwok.yaml`` says.
+
+        Args:
+            count: how many.
+            gpus: of each.
+            kinds: what machines, spread by their shares.
+        """
+        if not self.processes.alive("kwok"):
+            self._start_kwok()
+        with contextlib.closing(self.api()) as api:
+            set_up(api)
+            first = sum(FAKE in (one["metadata"].get("annotations") or {}) for one in api.get("/api/v1/nodes")["items"])
+            return add_nodes(
+                api, count, gpus=gpus, kinds=kinds, address="127.0.0.1", port=self.place.ports["kwok"], first=first
+            )
+
+    def fail_node(self, name: str) -> None:
+        """Take a node away for good, as when its machine fails."""
+        with contextlib.closing(self.api()) as api:
+            fail_node(api, name)
+
+    def _start_kwok(self) -> None:
+        build(("kwok",))
+        (self.folder / "kwok.yaml").write_text(kwok_configuration(self.place))
+        (self.folder / "fake.log").write_text(f"{_nanoseconds()} stdout F a fake node has no log of this pod\n")
+        self.processes.start("kwok", kwok(self.place, binaries()))
+
     # -- faults ------------------------------------------------------------------------------------------------
 
     def kill_apiserver(self) -> None:
@@ -262,6 +299,10 @@ class Testbed:
             _wait(looked, name)
         except TimeoutError:
             raise TestbedError(f"{name} is not ready; the end of its log:\n{self.processes.log(name)}") from None
+
+
+def _nanoseconds() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
 
 
 def _wait(ready: Callable[[], Any], what: str, patience: float = _PATIENCE) -> None:
