@@ -238,3 +238,28 @@ def test_a_bucket_that_has_changed_is_said_to_have(bucket: Bucket, tmp_path: Pat
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FetchError, match="cannot be listed"):
         list_bucket("http://127.0.0.1:9", quote("real/"), access=QUICK)
+
+
+def test_what_asks_for_an_account_is_looked_for_where_it_was_put(
+    tmp_path: Path, cli: Callable[..., tuple[int, str, str]]
+) -> None:
+    from shoal_earth.detection.readers import read_dataset
+    from shoal_earth.detection.synthetic_formats import write_synthetic
+
+    for dataset in ("dota", "xview"):
+        code, _, err = cli("fetch", "--dataset", dataset, "--source", tmp_path / "nothing", "--out", tmp_path / "out")
+        assert code == 2
+        assert "is no folder" in err
+        assert "https://" in err
+        write_synthetic(dataset, tmp_path / dataset, scenes=2, side=200)
+        for _ in range(2):  # a second start finds its links there
+            code, out, _ = cli(
+                "fetch", "--dataset", dataset, "--source", tmp_path / dataset, "--out", tmp_path / f"{dataset}-out"
+            )
+            assert code == 0
+            assert "linked: " in out
+        linked, there = (read_dataset(dataset, folder) for folder in (tmp_path / f"{dataset}-out", tmp_path / dataset))
+        assert [image.name for image in linked.images] == [image.name for image in there.images]
+        assert linked.box_count == there.box_count > 0
+    code, _, err = cli("fetch", "--dataset", "coco", "--out", tmp_path / "x")
+    assert (code, "no dataset" in err) == (2, True)

@@ -11,7 +11,7 @@ from demo import DEMO, bent
 
 from shoal.errors import StudyError
 from shoal.study import dump_yaml, json_schema, parse_study, parse_value, reference_markdown
-from shoal.study.schema import Best, Objective, Report, Resources, Step, Study, Table
+from shoal.study.schema import Best, Objective, Report, Resources, Scatter, Step, Study, Table
 
 # The study of the design, its pieces filled in.
 DESIGN = """
@@ -132,7 +132,7 @@ def test_profiles_may_remove_in_the_editor_too() -> None:
 
 
 def fields() -> list[tuple[str, str, Any]]:
-    models = (Study, Step, Resources, Report, Objective, Table, Best)
+    models = (Study, Step, Resources, Report, Objective, Table, Best, Scatter)
     return [(model.__name__, name, field) for model in models for name, field in model.model_fields.items()]
 
 

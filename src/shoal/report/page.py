@@ -15,6 +15,7 @@ from typing import Any
 
 from shoal.errors import StoreError
 from shoal.report.curves import Curves, collect_curves
+from shoal.report.details import collect_details
 from shoal.report.effects import effects, interaction
 from shoal.report.failures import group_failures
 from shoal.report.payload import (
@@ -28,6 +29,7 @@ from shoal.report.payload import (
 )
 from shoal.report.pictures import Pictures, collect_pictures
 from shoal.report.provenance import collect_provenance
+from shoal.report.scatter import collect_scatters, detail_chart
 from shoal.report.summary import compared, cost_line, outcome, progress, state_counts, value_digits
 from shoal.report.timeline import make_timeline
 from shoal.report.trials import Trials, find_trials
@@ -99,8 +101,14 @@ def render_report(data: StudyData, runtime: Any = None) -> str:
     curves = collect_curves(data, trials)
     timeline = make_timeline(data, trials)
     boards = [_board(trials, t, i) for i, t in enumerate(tables)]
-    pictures = collect_pictures(data, trials, _tops(trials, tables))
+    tops = _tops(trials, tables)
+    pictures = collect_pictures(data, trials, tops)
+    details = collect_details(data, trials, tops)
+    scatters = collect_scatters(data, trials)
     specs, configurations = chart_specs(trials, found, pair, curves, timeline, trials.ref)
+    specs |= {f"scatter-{n}": s.spec for n, s in enumerate(scatters) if s.spec}
+    if any(own["curves"] for own in details.trials.values()):
+        specs["detail"] = detail_chart()
     failures = group_failures(data, trials)
     payload = {
         "study": data.study,
@@ -108,6 +116,7 @@ def render_report(data: StudyData, runtime: Any = None) -> str:
         "tables": [b["members"] for b in boards],
         "curves": curves_json(curves, trials),
         "pictures": pictures_json(pictures),
+        "details": {"trials": {str(i): own for i, own in details.trials.items()}, "first": details.first},
         "failures": [g.trials for g in failures],
         "charts": specs,
     }
@@ -137,6 +146,8 @@ def render_report(data: StudyData, runtime: Any = None) -> str:
         curve_note=_curve_note(curves, trials),
         colour=trials.axes[colour_axis(trials)].name if colour_axis(trials) >= 0 else "",
         colours=trials.axes[colour_axis(trials)].labels if colour_axis(trials) >= 0 else [],
+        scatters=scatters,
+        details=details,
         pictures=pictures,
         picture_note=_picture_note(pictures),
         timeline=timeline,

@@ -33,6 +33,7 @@
     page = 0;
     drawList();
     drawPictures();
+    drawDetails();
     views.forEach(follow);
     markCells();
   }
@@ -273,9 +274,7 @@
     }
     return spec;
   }
-  async function draw(place) {
-    const name = place.dataset.chart;
-    const spec = data.charts[name];
+  async function draw(place, name = place.dataset.chart, spec = data.charts[name]) {
     if (!spec) return;
     try {
       const made = await vegaEmbed(place, fill(spec, name), {
@@ -309,6 +308,46 @@
     panels.replaceChildren(...group.metrics.map((m) => element("div", { class: "chart", "data-chart": `curve:${m}`, role: "img", "aria-label": `Curves of ${m}` })));
     for (const place of panels.children) await draw(place);
   }
+
+  /* ---- what one trial left: its own curves and tables ---- */
+  let detailed = null;
+  async function drawDetails() {
+    if (!$("detail-who")) return;
+    const own = data.details.trials;
+    const wanted = [...picked].filter((i) => own[i]).sort(better);
+    const i = wanted.length ? wanted[0] : data.details.first;
+    const missing = picked.size && !wanted.length ? " The chosen trials left none, or the page had no room for it." : "";
+    $("detail-who").textContent = `What ${trials.names[i]} left${trials.label && trials.values[i] !== null ? ` (${trials.label} ${trials.values[i].toFixed(trials.digits)})` : ""}.`
+      + (missing || (count > 1 && !picked.size ? " Choose a trial above to see its own." : ""));
+    if (i === detailed) return;
+    detailed = i;
+    $("detail-tables").replaceChildren(...own[i].tables.flatMap(detailTable));
+    for (let k = views.length - 1; k >= 0; k--) if (views[k].kind === "detail") views.splice(k, 1)[0].view.finalize();
+    const places = own[i].curves.map((curve) => element("div", { class: "chart", role: "img", "aria-label": `${curve.title} of ${trials.names[i]}` }));
+    $("detail-curves").replaceChildren(...places);
+    for (const [k, curve] of own[i].curves.entries()) {
+      const spec = JSON.parse(JSON.stringify(data.charts.detail));
+      spec.title = { text: curve.title };
+      spec.encoding.x.axis.title = curve.x;
+      spec.encoding.y.axis.title = curve.y;
+      spec.data.values = curve.lines.flatMap(([name, xs, ys]) => xs.map((x, k) => ({ x, y: ys[k], k, c: name })));
+      await draw(places[k], "detail", spec);
+    }
+  }
+  function detailTable(table) {
+    const digits = table.columns.map((_, c) => {
+      const numbers = table.rows.map((row) => row[c]).filter((v) => typeof v === "number");
+      return numbers.every(Number.isInteger) ? 0 : Math.max(...numbers.map(Math.abs)) >= 100 ? 1 : 3;
+    });
+    const left = table.columns.map((_, c) => table.rows.some((row) => typeof row[c] === "string"));
+    const cell = (v, c) => (v === null ? "–" : typeof v === "number" ? v.toFixed(digits[c]) : v);
+    const head = element("tr", {}, ...table.columns.map((name, c) => element("th", { scope: "col", class: left[c] ? "text" : "", text: name })));
+    const rows = table.rows.map((row) => element("tr", {}, ...row.map((v, c) => element("td", { class: left[c] ? "text" : "", text: cell(v, c) }))));
+    const made = element("div", { class: "scroll" }, element("table", { class: "numbers" }, element("thead", {}, head), element("tbody", {}, ...rows)));
+    const more = table.more > 0 ? [element("p", { class: "note", text: `${table.more} more rows are in the task's tables.json.` })] : [];
+    return [element("h3", { text: table.title }), made, ...more];
+  }
+
   if ($("metric")) {
     data.curves.groups.forEach((group, k) => $("metric").append(element("option", { value: String(k), text: group.metrics.join(", ") })));
     const wanted = trials.label.split("/").pop();
@@ -320,6 +359,7 @@
   async function start() {
     drawList();
     drawPictures();
+    await drawDetails();
     for (const place of document.querySelectorAll("[data-chart]")) await draw(place);
     await drawCurves();
     document.documentElement.dataset.ready = "true";

@@ -29,6 +29,7 @@ def build_table(
     over: str | Sequence[str] | None = None,
     where: Mapping[str, Any] | None = None,
     best: Best | Mapping[str, Any] | None = None,
+    groups: Mapping[str, Mapping[str, Any]] | None = None,
     title: str = "",
     goal: str | None = None,
 ) -> Table:
@@ -44,6 +45,8 @@ def build_table(
         best: ``{"over": axes, "by": metric, "goal": "max" | "min"}``: for each cell, the values of these
             axes for which ``by`` is best (on the mean over ``over``) are chosen, and only their tasks are
             shown. Without ``by`` it is the shown metric, and a note says so.
+        groups: axis to name of a group to the values in it: the group stands for them in rows and columns, with mean
+            and standard deviation over them. Values in no group stand for themselves.
         title: heading.
         goal: ``max`` or ``min``, for ranks; the objective's when the value is the objective, else none.
 
@@ -54,7 +57,9 @@ def build_table(
     values_asked = names_of(value)
     if len(values_asked) > 1:
         made = [
-            build_table(data, rows=rows, columns=columns, value=one, over=over, where=where, best=best, goal=goal)
+            build_table(
+                data, rows=rows, columns=columns, value=one, over=over, where=where, best=best, groups=groups, goal=goal
+            )
             for one in values_asked
         ]
         return _side_by_side(made, title)
@@ -77,20 +82,22 @@ def build_table(
     tasks = _keep(data.of_step(ref.step), where or {}, ref.step)
     values = _values(data, tasks, ref)
 
-    groups: dict[tuple[Key, Key], list[Task]] = {}
+    params = _grouped(tasks, groups or {}, (*row_axes, *column_axes))
+    cells_of: dict[tuple[Key, Key], list[Task]] = {}
     row_labels: dict[Key, tuple[str, ...]] = {}
     column_labels: dict[Key, tuple[str, ...]] = {}
     for task in tasks:
-        row, column = _key(task, row_axes), _key(task, column_axes)
-        row_labels.setdefault(row, _labels(task, row_axes))
-        column_labels.setdefault(column, _labels(task, column_axes))
-        groups.setdefault((row, column), []).append(task)
+        point = params[task.id]
+        row, column = _key(point, row_axes), _key(point, column_axes)
+        row_labels.setdefault(row, _labels(point, row_axes))
+        column_labels.setdefault(column, _labels(point, column_axes))
+        cells_of.setdefault((row, column), []).append(task)
 
     by = find_metric(data, chosen.by, known) if chosen else None
-    _refuse_unnamed(groups.values(), {*row_axes, *column_axes, *over_axes, *(chosen.over if chosen else ())}, ref)
+    _refuse_unnamed(cells_of.values(), {*row_axes, *column_axes, *over_axes, *(chosen.over if chosen else ())}, ref)
     cells: dict[tuple[Key, Key], Cell] = {}
     odd = 0
-    for place, group in groups.items():
+    for place, group in cells_of.items():
         picked: dict[str, Any] = {}
         numbers: list[float | None] = []
         if chosen and by:
@@ -122,6 +129,7 @@ def build_table(
         over=over_axes,
         where=dict(where or {}),
         best=chosen,
+        groups={axis: dict(named) for axis, named in (groups or {}).items()},
         row_keys=list(row_labels),
         column_keys=list(column_labels),
         row_labels=row_labels,
@@ -253,12 +261,27 @@ def _values(data: StudyData, tasks: list[Task], ref: MetricRef) -> dict[str, flo
     return {task.id: metric_value(data, task, ref) for task in tasks}
 
 
-def _key(task: Task, axes: Key) -> Key:
-    return tuple(value_key(task.params[a]) if a in task.params else "" for a in axes)
+def _key(params: Mapping[str, Any], axes: Key) -> Key:
+    return tuple(value_key(params[a]) if a in params else "" for a in axes)
 
 
-def _labels(task: Task, axes: Key) -> tuple[str, ...]:
-    return tuple(show_value(task.params[a]) if a in task.params else "–" for a in axes)
+def _labels(params: Mapping[str, Any], axes: Key) -> tuple[str, ...]:
+    return tuple(show_value(params[a]) if a in params else "–" for a in axes)
+
+
+def _grouped(tasks: list[Task], groups: Mapping[str, Mapping[str, Any]], axes: Key) -> dict[str, Mapping[str, Any]]:
+    """Return the parameters of each task, with the name of a group in place of the values in it."""
+    names: dict[tuple[str, str], str] = {}
+    for axis, named in groups.items():
+        if axis not in axes:
+            raise ResultError(f"groups: {axis!r} is neither in rows nor in columns", hint="Name it in one of them.")
+        for name, members in named.items():
+            for member in members if isinstance(members, list | tuple) else [members]:
+                names[axis, value_key(member)] = name
+    return {
+        task.id: {a: names.get((a, value_key(v)), v) if a in groups else v for a, v in task.params.items()}
+        for task in tasks
+    }
 
 
 def _refuse_unnamed(groups: Iterable[list[Task]], named: set[str], ref: MetricRef) -> None:
@@ -284,7 +307,7 @@ def _refuse_unnamed(groups: Iterable[list[Task]], named: set[str], ref: MetricRe
 def _choose(data: StudyData, group: list[Task], best: Best, by: MetricRef) -> tuple[list[Task], dict[str, Any]]:
     options: dict[Key, list[Task]] = {}
     for task in group:
-        options.setdefault(_key(task, best.over), []).append(task)
+        options.setdefault(_key(task.params, best.over), []).append(task)
     scores: dict[Key, float] = {}
     for key, tasks in options.items():
         found = [v for t in tasks if (v := metric_value(data, t, by)) is not None and math.isfinite(v)]

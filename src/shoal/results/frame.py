@@ -195,7 +195,7 @@ def report_tables(data: StudyData) -> list[Table | ResultError]:
     for spec in data.report.get("tables") or ():
         if not isinstance(spec, dict):
             continue
-        keys = ("columns", "value", "over", "where", "best", "goal")
+        keys = ("columns", "value", "over", "where", "best", "groups", "goal")
         try:
             found.append(
                 build_table(

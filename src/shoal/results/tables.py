@@ -76,6 +76,7 @@ class Table:
     over: tuple[str, ...]
     where: dict[str, Any]
     best: Best | None
+    groups: dict[str, dict[str, Any]]
     row_keys: list[Key]
     column_keys: list[Key]
     row_labels: dict[Key, tuple[str, ...]]
@@ -91,8 +92,9 @@ class Table:
     def caption(self) -> str:
         """What the numbers are: ``test/iou, mean ± sd over seed``."""
         text = self.value
-        if self.over:
-            text += f", mean ± sd over {', '.join(self.over)}"
+        over = [*self.over, *(f"each group of {axis}" for axis in self.groups)]
+        if over:
+            text += f", mean ± sd over {', '.join(over)}"
         if self.best:
             text += f", {', '.join(self.best.over)} chosen by {self.best.by}"
         if self.where:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from shoal.study.load import load_study, parse_study
     from shoal.study.problems import StudyErrors, did_you_mean, nearest
     from shoal.study.reference import reference_markdown
-    from shoal.study.schema import Best, Objective, Report, Resources, Step, Study, Table
+    from shoal.study.schema import Best, Objective, Report, Resources, Scatter, Step, Study, Table
     from shoal.study.template import Reference, Scalar, Template, TemplateError, Value
     from shoal.study.values import same_value, show, value_key
     from shoal.study.yaml import dump as dump_yaml
@@ -27,6 +27,7 @@ __all__ = [
     "Report",
     "Resources",
     "Scalar",
+    "Scatter",
     "Step",
     "Study",
     "StudyErrors",
@@ -58,7 +59,7 @@ _HOMES = {
     "load": "load_study parse_study",
     "problems": "StudyErrors did_you_mean nearest",
     "reference": "reference_markdown",
-    "schema": "Best Objective Report Resources Step Study Table",
+    "schema": "Best Objective Report Resources Scatter Step Study Table",
     "template": "Reference Scalar Template TemplateError Value",
     "values": "same_value show value_key",
     "yaml": "parse_value dump_yaml",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from shoal.errors import StudyError
 from shoal.study.axes import step_axes
 from shoal.study.problems import Problems, did_you_mean, quoted
-from shoal.study.schema import Study, Table
+from shoal.study.schema import Scatter, Study, Table
 from shoal.study.template import Value
 from shoal.study.values import same_value, show, value_key
 
@@ -21,7 +21,10 @@ def check_report(study: Study, problems: Problems) -> None:
         for name, values in step_axes(study, step).items():
             axes.setdefault(name, {}).update({value_key(value): value for value in values})
     for place, table in enumerate(study.report.tables):
-        for error in _table(study, place, table, axes):
+        for error in (*_table(study, place, table, axes), *_groups(study, place, table, axes)):
+            problems.add(error)
+    for place, chart in enumerate(study.report.scatter):
+        for error in _scatter(study, place, chart, axes):
             problems.add(error)
 
 
@@ -52,7 +55,7 @@ def _table(study: Study, place: int, table: Table, axes: dict[str, dict[object, 
             yield study.error(
                 (*path, "where", axis), f'{said} chooses by "{axis}", which is no axis', hint=hint, key=True
             )
-        elif not study.changed and not any(same_value(value, one) for one in axes[axis].values()):
+        elif not study.changed and not any(_chosen(value, one) for one in axes[axis].values()):
             hint = f"Values of {axis}: {quoted([show(one) for one in axes[axis].values()], 20)}."
             yield study.error(
                 (*path, "where", axis), f"{said} would be empty: {axis} is never {show(value)}", hint=hint
@@ -70,3 +73,51 @@ def _table(study: Study, place: int, table: Table, axes: dict[str, dict[object, 
             )
     if not table.rows and not table.columns:
         yield study.error(path, f'{said} has neither "rows" nor "columns"', hint="Name an axis: rows: model")
+
+
+def _chosen(wanted: Value, value: Value) -> bool:
+    """Whether a table's ``where`` keeps a value: the one it names, or one of its list."""
+    return same_value(wanted, value) or (isinstance(wanted, list) and any(same_value(one, value) for one in wanted))
+
+
+def _groups(study: Study, place: int, table: Table, axes: dict[str, dict[object, Value]]) -> Iterator[StudyError]:
+    path = ("report", "tables", place, "groups")
+    said = f"table {place + 1}"
+    for axis, named in table.groups.items():
+        if axis not in (*table.rows, *table.columns):
+            hint = did_you_mean(axis, [*table.rows, *table.columns], "Its rows and columns")
+            yield study.error(
+                (*path, axis), f'{said} groups "{axis}", which makes neither its rows nor its columns', hint=hint
+            )
+            continue
+        if not isinstance(named, dict) or not all(isinstance(members, list) and members for members in named.values()):
+            hint = "Write the groups as names with lists of values: {first: [a, b], second: [c]}."
+            yield study.error((*path, axis), f"{said}: the groups of {axis} are no lists of values by name", hint=hint)
+            continue
+        seen: dict[object, str] = {}
+        for name, members in named.items():
+            for member in members:
+                known = axes.get(axis, {})
+                if not study.changed and not any(same_value(member, one) for one in known.values()):
+                    hint = f"Values of {axis}: {quoted([show(one) for one in known.values()], 20)}."
+                    yield study.error((*path, axis, name), f"{said}: {axis} is never {show(member)}", hint=hint)
+                if (other := seen.setdefault(value_key(member), name)) != name:
+                    yield study.error(
+                        (*path, axis, name), f"{said}: {show(member)} is in the groups {other} and {name}"
+                    )
+
+
+def _scatter(study: Study, place: int, chart: Scatter, axes: dict[str, dict[object, Value]]) -> Iterator[StudyError]:
+    path = ("report", "scatter", place)
+    said = f"chart {place + 1}"
+    for key, axis in (("colour", chart.colour), ("label", chart.label)):
+        if axis is not None and axis not in axes:
+            hint = did_you_mean(axis, axes, "Axes of this study") or "No step of this study has an axis."
+            yield study.error((*path, key), f'{said} names "{axis}" in {key}, which is no axis of any step', hint=hint)
+    if chart.y is None and study.report.objective is None:
+        yield study.error(
+            path, f"{said} does not say which metric it shows", hint="Give it y: METRIC, or the report an objective."
+        )
+    for number, name in enumerate(chart.log):
+        if name not in ("x", "y"):
+            yield study.error((*path, "log", number), f'{said}: log is x, y or both, not "{name}"')

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from shoal.study.readers import STEP
-from shoal.study.schema import Best, Objective, Report, Resources, Step, Study, Table
+from shoal.study.schema import Best, Objective, Report, Resources, Scatter, Step, Study, Table
 
 __all__ = ["described", "json_schema"]
 
@@ -34,7 +34,7 @@ def described() -> dict[str, Any]:
     definitions: dict[str, Any] = schema.pop("$defs")
     study = {key: schema[key] for key in ("type", "properties", "additionalProperties", "description")}
     _tidy(study, Study)
-    for model in (Best, Objective, Report, Resources, Step, Table):
+    for model in (Best, Objective, Report, Resources, Scatter, Step, Table):
         _tidy(definitions[model.__name__], model)
     matrix = definitions["Step"]["properties"]["matrix"]["anyOf"][0]
     matrix["properties"] = {name: {"anyOf": definitions["Step"]["properties"][name]["anyOf"]} for name in _IN_MATRIX}

@@ -19,6 +19,7 @@ _SECTIONS = {
     "Report": "Report",
     "Objective": "Objective",
     "Table": "Table",
+    "Scatter": "Scatter",
     "Best": "Best",
 }
 _INTRO = """\

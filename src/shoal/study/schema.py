@@ -17,7 +17,7 @@ from shoal.study.template import Scalar  # noqa: F401 - pydantic resolves the al
 if TYPE_CHECKING:
     from shoal.study.origin import Origin
 
-__all__ = ["Best", "Objective", "Report", "Resources", "Step", "Study", "Table", "model_at", "owner"]
+__all__ = ["Best", "Objective", "Report", "Resources", "Scatter", "Step", "Study", "Table", "model_at", "owner"]
 
 
 class _Model(BaseModel):
@@ -221,11 +221,28 @@ class Table(_Model):
     best: Best | None = Field(
         None, description="Keep only the best along an axis.", examples=[{"over": "lr", "by": "val/iou", "goal": "max"}]
     )
+    groups: f.Free = Field(
+        default_factory=dict,
+        description="Axis to name of a group to the values in it: the group stands for them in rows or columns, as their mean "
+        "and spread.",
+        examples=[{"model": {"transformers": ["swin", "vit"], "CNNs": ["fcos", "ssd"]}}],
+    )
     goal: f.Goal | None = Field(
         None,
         description="Whether more of the value is better; needed for ranks and bold where it is not the objective's.",
         examples=["min"],
     )
+
+
+class Scatter(_Model):
+    """A chart of two metrics against each other, with a point for each trial: speed and quality, say."""
+
+    title: f.Text | None = Field(None, description="The chart's heading.", examples=["Speed against quality"])
+    x: f.Text = Field(description="The metric across.", examples=["speed/images_per_second"])
+    y: f.Text | None = Field(None, description="The metric upwards; without it, the objective's.", examples=["test/ap"])
+    colour: f.Text | None = Field(None, description="The axis that colours the points.", examples=["dataset"])
+    label: f.Text | None = Field(None, description="The axis that is written beside the points.", examples=["model"])
+    log: f.Texts = Field((), description="Which of `x` and `y` grow by factors.", examples=["x", ["x", "y"]])
 
 
 class Report(_Model):
@@ -238,6 +255,13 @@ class Report(_Model):
         (),
         description="Tables of results, in order.",
         examples=[[{"rows": "model", "columns": "imagery", "value": "test/iou", "over": "seed"}]],
+    )
+    scatter: tuple[Scatter, ...] = Field(
+        (),
+        description="Charts of two metrics against each other, in order.",
+        examples=[
+            [{"x": "speed/images_per_second", "y": "test/ap", "colour": "dataset", "label": "model", "log": "x"}]
+        ],
     )
 
 

@@ -26,25 +26,32 @@ Precision = Annotated[str, typer.Option(help="fp32, bf16 or fp16.")]
 @app.command("fetch")
 def fetch_command(
     out: Out = None,
-    dataset: Annotated[
-        str, typer.Option(help="What to fetch: rareplanes. DOTA and xView ask for an account.")
-    ] = "rareplanes",
+    dataset: Annotated[str, typer.Option(help="What to fetch: rareplanes, dota or xview.")] = "rareplanes",
+    source: Annotated[
+        Path | None,
+        typer.Option(help="Folder where you put DOTA or xView, which ask for an account: it is looked at and linked."),
+    ] = None,
     bucket: Annotated[
         str | None, typer.Option(help="Address of the bucket or of a mirror of it; the published one by default.")
     ] = None,
     keep_archives: Annotated[bool, typer.Option(help="Keep the archives after unpacking.")] = False,
 ) -> None:
-    """Fetch a dataset over HTTPS. A new start goes on where the last one stopped."""
-    from shoal_earth.detection.fetch import BUCKET, fetch_rareplanes
+    """Fetch RarePlanes over HTTPS, going on where the last start stopped; look for DOTA and xView where you put them."""
+    from shoal_earth.detection.fetch import BUCKET, fetch_rareplanes, link_dataset
     from shoal_earth.session import current_task
 
-    if dataset != "rareplanes":
-        raise UsageError(
-            f'"{dataset}" cannot be fetched without an account',
-            hint="The guide to detection data says where to get it.",
-        )
+    if dataset not in ("rareplanes", "dota", "xview"):
+        raise UsageError(f'there is no dataset "{dataset}" to fetch', hint="Choose one of: rareplanes, dota, xview.")
     task = current_task(out)
-    counts = fetch_rareplanes(Path(task.out), bucket or BUCKET, keep_archives=keep_archives)
+    if dataset == "rareplanes":
+        counts = fetch_rareplanes(Path(task.out), bucket or BUCKET, keep_archives=keep_archives)
+    elif source is None:
+        raise UsageError(
+            f"{dataset} cannot be fetched without an account",
+            hint="Get it as the guide to detection data says, and name its folder: --source DIR",
+        )
+    else:
+        counts = link_dataset(dataset, source, Path(task.out))
     for name, count in counts.items():
         typer.echo(f"{name}: {count}")
     task.log({f"fetch/{name}": float(count) for name, count in counts.items()})

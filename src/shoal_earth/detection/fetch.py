@@ -1,4 +1,5 @@
-"""RarePlanes from its public bucket, over plain HTTPS: resumed, checked, and unpacked whole or not at all.
+"""RarePlanes from its public bucket, over plain HTTPS: resumed, checked, and unpacked whole or not at all. And what a person
+has to get, since it asks for an account: looked for where they put it.
 
 The bucket's own listing says which files there are, how long they are and, for most, their MD5. CC BY-SA 4.0; about 3 GB.
 """
@@ -14,15 +15,30 @@ from typing import Any
 from urllib.parse import quote, urlencode
 from xml.parsers import expat
 
+from shoal.errors import UsageError
 from shoal_earth.rasters.download import Access, Download, FetchError, download_all
 from shoal_earth.rasters.output import write_error
 
-__all__ = ["BUCKET", "Entry", "fetch_rareplanes", "list_bucket"]
+__all__ = ["BUCKET", "Entry", "fetch_rareplanes", "link_dataset", "list_bucket"]
 
 BUCKET = "https://rareplanes-public.s3.amazonaws.com"
 _LABELS = "real/metadata_annotations/"
 _TILES = {split: f"real/tarballs/{split}/RarePlanes_{split}_PS-RGB_tiled.tar.gz" for split in ("train", "test")}
 _ROLES = re.compile(r"instances_(train|test)_role\.json|RarePlanes_(Train|Test)_Coco_Annotations_tiled\.json")
+
+# Of datasets behind an account: what their folder holds, in patterns, and where they are to be had.
+_ACCOUNT = {
+    "dota": (
+        ("labelTxt*", "train/labelTxt*"),
+        "DOTA v1 is at https://captain-whu.github.io/DOTA/dataset.html (academic use only). Unpack it to train/images, "
+        "train/labelTxt, val/images and val/labelTxt",
+    ),
+    "xview": (
+        ("*.geojson",),
+        "xView is at https://xviewdataset.org, after registration (CC BY-NC-SA 4.0). Unpack it to xView_train.geojson and "
+        "train_images",
+    ),
+}
 
 
 @dataclass
@@ -201,3 +217,30 @@ def _unpack(archive: Path, folder: Path) -> int:
         raise FetchError(f"{archive}: holds no tile", hint="The bucket may have changed.")
     part.replace(folder)
     return count
+
+
+def link_dataset(dataset: str, source: Path, out: Path) -> dict[str, int]:
+    """Links, in ``out``, to what lies in the folder of a dataset that somebody fetched by hand.
+
+    So that a study has one step for all its datasets: it says early, and in words, what is missing.
+
+    Args:
+        dataset: ``dota`` or ``xview``.
+        source: the folder, as published.
+        out: where the links go.
+
+    Raises:
+        UsageError: the folder is not there, or is not laid out as this dataset is.
+    """
+    patterns, where = _ACCOUNT[dataset]
+    if not any(True for pattern in patterns for _ in source.glob(pattern)):
+        found = "is no folder" if not source.is_dir() else f"holds neither {' nor '.join(patterns)}"
+        raise UsageError(f"{source}: {found}, so there is no {dataset}", hint=f"{where} in that folder.")
+    entries = sorted(path for path in source.iterdir() if not path.name.startswith("."))
+    out.mkdir(parents=True, exist_ok=True)
+    for path in entries:
+        link = out / path.name
+        if link.is_symlink():
+            link.unlink()
+        link.symlink_to(path.resolve(), target_is_directory=path.is_dir())
+    return {"linked": len(entries)}
