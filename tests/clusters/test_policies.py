@@ -234,3 +234,44 @@ def test_a_cluster_without_rules_only_says_what_shoal_knows() -> None:
     found = check(plan, parse_cluster("store: {claim: x}\nsecurity: {user: 1000}\n"))
     assert {one.rule for one in found} == {"gpu-types"}
     assert isinstance(parse_cluster("store: {claim: x}"), Cluster)
+
+
+BUCKET = "store: {s3: 's3://lake/x', secret: keys, endpoint: %s}\n"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "level", "says"),
+    [
+        ("http://rook-ceph-rgw-centrals3.rook-central", None, ""),
+        ("https://s3-central.nrp-nautilus.io/", "note", "public network"),
+        ("https://rook-ceph-rgw-centrals3.rook-central", "error", "http://rook-ceph-rgw-centrals3.rook-central"),
+        ("https://elsewhere.example", None, ""),
+    ],
+)
+def test_the_platforms_object_stores_are_reached_from_inside(endpoint: str, level: str | None, says: str) -> None:
+    plan = build(parse_study(json.dumps({"study": "s", "steps": {"train": {**TRAIN, **resources(disk="50Gi")}}})))
+    at = parse_cluster("extends: nautilus\nnamespace: lab\n" + BUCKET % endpoint, "mine.yaml")
+    found = [finding for finding in check(plan, at) if finding.rule == "store"]
+    assert [finding.level for finding in found] == ([level] if level else [])
+    assert all(says in f"{finding.text} {finding.hint}" for finding in found)
+
+
+def test_a_bucket_needs_room_on_the_pods_disk() -> None:
+    plan = build(parse_study(json.dumps({"study": "s", "steps": {"train": TRAIN}})))
+    at = parse_cluster("extends: nautilus\nnamespace: lab\n" + BUCKET % "https://elsewhere.example", "mine.yaml")
+    (one,) = [finding for finding in check(plan, at) if finding.rule == "store"]
+    assert (one.level, "no disk is asked for" in one.text) == ("note", True)
+
+
+@pytest.mark.parametrize("where", ["run", "env", "data"])
+def test_nodes_without_internet_are_nothing_for_who_fetches(where: str) -> None:
+    dmz = "defaults: {tolerations: [{key: nautilus.io/science-dmz}]}\n"
+    far = "https://example.org/scenes"
+    step, study = {
+        "run": ({"run": f"python train.py --lr {{lr}} --from {far}"}, {}),
+        "env": ({"env": {"FROM": far}}, {}),
+        "data": ({"run": "python train.py --lr {lr} {data}"}, {"data": far}),
+    }[where]
+    assert "public Internet" in findings(step, study=study, cluster=dmz)["tolerations"][0].text
+    assert findings(cluster=dmz)["tolerations"][0].level == "ok"
+    assert findings(step, study=study)["tolerations"][0].level == "ok"

@@ -34,12 +34,43 @@ def _store(at: Situation) -> Iterator[Made]:
             "the cluster file names no store, so nothing can be submitted yet",
             "store: {claim: NAME} in your cluster file; the claim should be ReadWriteMany.",
         )
+    elif store.s3 is not None:
+        yield from _bucket(at)
     elif store.claim and not store.shared and (at.pods > 1):
         yield (
             "warn",
             f"claim {store.claim} can be mounted on one node at a time, and {at.pods} pods may run at once",
             "Take a claim of a ReadWriteMany storage class.",
         )
+
+
+def _bucket(at: Situation) -> Iterator[Made]:
+    store = at.cluster.store
+    assert store is not None
+    without = [name for name, asks in at.asks.items() if any(asked.disk is None for asked in asks)]
+    if without:
+        yield (
+            "note",
+            f"{', '.join(without)}: with a bucket as store, inputs, outputs and checkpoints lie on the pod's disk, and no disk "
+            "is asked for",
+            "resources: {disk: 50Gi}, or defaults: {disk: ...} in the cluster file.",
+        )
+    for name, one in at.cluster.object_stores.items():
+        host = store.address.partition("://")[2]
+        if one.inside is None or store.address == one.inside.rstrip("/"):
+            continue
+        if store.address == one.outside.rstrip("/"):
+            yield (
+                "note",
+                f"pods reach the object store {name} from outside, by way of the public network",
+                f"endpoint: {one.inside} is its address inside of the cluster.",
+            )
+        elif host == one.inside.partition("://")[2].rstrip("/"):
+            yield (
+                "error",
+                f"the object store {name} is reached as {one.inside} from pods, not as {store.address}",
+                f"endpoint: {one.inside}",
+            )
 
 
 def _data(at: Situation) -> Iterator[Made]:

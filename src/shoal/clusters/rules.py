@@ -217,8 +217,31 @@ def _tolerations(at: Situation, policy: Policy) -> Iterator[Made]:
         elif taint.values and one.value is not None and one.value not in taint.values:
             bad = True
             yield "warn", f"toleration {one.key}={one.value}: known values are {', '.join(taint.values)}", None
+    if any(one.key == "nautilus.io/science-dmz" for one in used) and (remote := _remote(at)):
+        yield (
+            "warn",
+            f"nodes of nautilus.io/science-dmz have no public Internet, and {_steps(remote)} "
+            f"{'reads' if len(remote) == 1 else 'read'} from an address",
+            "Leave that toleration out, or bring the data to a claim first.",
+        )
+        bad = True
     if not bad:
         yield "ok", f"tolerations: {', '.join(dict.fromkeys(str(one.key) for one in used)) or 'none'}"
+
+
+def _remote(at: Situation) -> list[str]:
+    """Steps whose command, or whose data, names an address on the Internet."""
+    study = at.plan.study
+    found = []
+    for name in at.asks:
+        step = study.steps[name]
+        texts = [step.run] if isinstance(step.run, str) else list(step.run or ())
+        texts += step.env.values()
+        if any("{data" in text for text in texts):
+            texts += [study.data] if isinstance(study.data, str) else (study.data or {}).values()
+        if any("https://" in text or "http://" in text for text in texts):
+            found.append(name)
+    return found
 
 
 def _ephemeral(at: Situation, policy: Policy) -> Iterator[Made]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.failures import FailureClass
 from shoal.results.data import Attempt, StudyData
+from shoal.results.platform import use_findings
 from shoal.results.read import read_usage_samples
 from shoal.units import UnitError, format_size, parse_size
 
@@ -31,20 +32,23 @@ _PLATFORM = {str(kind) for kind in FailureClass if kind.platform}
 def advice(data: StudyData, usage: Usage) -> list[str]:
     """Return advice for a study's usage, what weighs most first.
 
-    Only attempts that succeeded are judged, and only where there are at least three of them.
+    Only attempts that succeeded are judged, and only where there are at least three of them. What breaks a rule of the platform
+    comes first, however few they are.
     """
+    rules = use_findings(data)
     found: list[tuple[float, str]] = []
+    told = {(one.step, word) for one in rules for word in ("GPU", "CPU", "memory") if f" {word}" in one.text}
     for hours in usage.by["step"]:
         good = [a for t in data.of_step(hours.name) for a in t.attempts if a.outcome == "succeeded"]
         if len(good) < _ENOUGH or hours.run < _HOURS:
             continue
-        gpu = _gpus(hours.name, good, hours.gpu)
+        gpu = None if (hours.name, "GPU") in told else _gpus(hours.name, good, hours.gpu)
         if gpu:
             found.append((hours.gpu, gpu))
-        memory = _memory(hours.name, good)
+        memory = None if (hours.name, "memory") in told else _memory(hours.name, good)
         if memory:
             found.append((hours.run * 0.1, memory))
-        cores = _cores(hours.name, good)
+        cores = None if (hours.name, "CPU") in told else _cores(hours.name, good)
         if cores:
             found.append((hours.run * 0.1, cores))
     total = usage.total
@@ -61,7 +65,8 @@ def advice(data: StudyData, usage: Usage) -> list[str]:
                 f"or smaller requests would start sooner.",
             )
         )
-    return [text for _, text in sorted(found, key=lambda pair: -pair[0])]
+    broken = [f"{one.text}{f' The platform: {one.reason}.' if one.reason else ''}" for one in rules]
+    return broken + [text for _, text in sorted(found, key=lambda pair: -pair[0])]
 
 
 def _lost(data: StudyData) -> dict[bool, float]:
