@@ -142,7 +142,17 @@ def test_inputs_give_their_digests_and_missing_ones_end_the_attempt(place: Pod) 
 def test_the_same_attempt_never_runs_twice(place: Pod) -> None:
     place.mount(spec_of(place, "echo ran"))
     assert place.run()[0] == 0
-    assert place.run()[0] == 20
+    code, log = place.run()
+    assert (code, "ran" in log) == (0, False)
+    assert place.said()["outcome"] == "succeeded", "the second pod tells how the first one ended"
+
+
+def test_another_pods_failure_is_told_as_its_own(place: Pod) -> None:
+    place.mount(spec_of(place, "exit 3"))
+    assert place.run()[0] == 1
+    place.message.unlink()
+    assert place.run()[0] == 1
+    assert "exit code 3" in place.said()["failure"]["message"]
 
 
 def test_other_nodes_keep_their_records_beside_the_first_ones(place: Pod) -> None:

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shoal.errors import UsageError
-
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -63,11 +61,17 @@ class Opened:
     profile: str | None
     overrides: tuple[str, ...] = ()
     store_given: str | None = None
+    on: str | None = None
 
     @property
     def store_option(self) -> str:
         """``--store`` as it was given, to be repeated in a command that we suggest."""
         return f" --store {shlex.quote(self.store_given)}" if self.store_given else ""
+
+    @property
+    def on_option(self) -> str:
+        """``--on``, to be repeated in a command that runs something."""
+        return f" --on {shlex.quote(self.on)}" if self.on else ""
 
     @property
     def look_with(self) -> str:
@@ -89,6 +93,7 @@ def open_study(
     overrides: list[str] | None = None,
     store: str | None = None,
     as_last_run: bool = False,
+    on: str | None = None,
 ) -> Opened:
     """Load and plan a study, and find its store.
 
@@ -98,15 +103,19 @@ def open_study(
         overrides: ``--set`` items.
         store: ``--store``.
         as_last_run: where neither a profile nor an override is named, take those of the last run, so that ``shoal status``
-            after ``shoal run --profile smoke`` speaks of the same tasks.
+            after ``shoal run --profile smoke`` speaks of the same tasks; likewise the place, where ``on`` names none.
+        on: ``--on``.
     """
     from shoal.plan import build
-    from shoal.store import open_store, read_json
+    from shoal.store import find_store, read_json
     from shoal.study import load_study
 
     study = load_study(file, profile=profile, overrides=overrides or ())
-    root = open_store(store, beside=study.folder, default=study.store)
+    where = None if on in EXECUTORS else on
+    root, place = find_store(study, store, on=where, follow=as_last_run and on is None)
     mine = root.study(study.study)
+    if place is not None and on is None:
+        typer.echo(f"(on {place}, as last run)", err=True)
     if as_last_run and profile is None and not overrides:
         last = read_json(mine.plan) or {}
         profile, overrides = last.get("profile"), last.get("set")
@@ -115,7 +124,7 @@ def open_study(
             words += [f"--set {item}" for item in overrides or ()]
             typer.echo(f"(as last run: {' '.join(words)})", err=True)
             study = load_study(file, profile=profile, overrides=overrides or ())
-    return Opened(build(study), mine, root, profile, tuple(overrides or ()), store)
+    return Opened(build(study), mine, root, profile, tuple(overrides or ()), store, place)
 
 
 def _find_own_commands() -> None:
@@ -129,33 +138,16 @@ def _find_own_commands() -> None:
         os.environ["PATH"] = f"{path}{os.pathsep}{folder}"
 
 
-def open_executor(name: str | None, *, beside: Path | None = None) -> Executor:
-    """The executor of ``--on``.
-
-    Args:
-        name: ``local``, ``debug`` or the name of a cluster.
-        beside: the study file's folder, where cluster files may lie.
-
-    Raises:
-        UsageError: there is none of that name, or it is one that this version cannot submit to.
-    """
+def open_executor(name: str | None) -> Executor:
+    """The executor of this machine that ``--on`` names: ``local`` or ``debug``."""
     _find_own_commands()
-    if name is None or name == "local":
-        from shoal.executors.local import LocalExecutor
-
-        return LocalExecutor()
     if name == "debug":
         from shoal.executors.debug import DebugExecutor
 
         return DebugExecutor()
-    from shoal.clusters import load_cluster
+    from shoal.executors.local import LocalExecutor
 
-    load_cluster(name, beside=beside)
-    raise UsageError(
-        f"--on {name}: this version plans for clusters, but does not submit to them yet",
-        hint=f"shoal plan STUDY --on {name} checks the study against the cluster's rules, and with --manifests DIR writes what "
-        f"kubectl can submit. shoal run without --on runs on this machine.",
-    )
+    return LocalExecutor()
 
 
 def console(*, stderr: bool = False) -> Console:

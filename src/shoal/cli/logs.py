@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shoal.cli.common import Opened, ProfileOption, SetOption, StoreOption, StudyArgument, open_study
+from shoal.cli.common import OnOption, Opened, ProfileOption, SetOption, StoreOption, StudyArgument, open_study
 from shoal.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,11 +42,12 @@ def logs(
     profile: ProfileOption = None,
     set_: SetOption = None,
     store: StoreOption = None,
+    on: OnOption = None,
 ) -> None:
     """Print what a task printed."""
     from shoal.store import read_task
 
-    opened = open_study(study, profile=profile, overrides=set_, store=store, as_last_run=True)
+    opened = open_study(study, profile=profile, overrides=set_, store=store, as_last_run=True, on=on)
     record = choose(opened, task)
     folder = opened.store.task(record.step, record.id)
     if attempt is not None and attempt not in {one.number for one in record.attempts}:

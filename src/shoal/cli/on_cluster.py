@@ -1,4 +1,4 @@
-"""What ``shoal plan --on CLUSTER`` adds: the cluster's rules, and the manifests."""
+"""What ``--on CLUSTER`` adds: the cluster's rules, the manifests, and the executor that submits there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from shoal.cli.common import Opened
     from shoal.clusters import Cluster, Finding
+    from shoal.executors.kubernetes.client import Client
+    from shoal.executors.kubernetes.executor import KubernetesExecutor
     from shoal.plan import Plan
     from shoal.store import Snapshot
     from shoal.store.state import Sources, TaskState
@@ -84,6 +87,113 @@ def write(
         f"{count} manifests in {folder}. To submit them by hand, step by step as each needs the one before: "
         f"kubectl apply --server-side -f {folder}/shared -f {folder}/{first}"
     )
+
+
+def connect_to(cluster: Cluster, *, patience: float = 60.0) -> Client:
+    """A client for the cluster's namespace.
+
+    Raises:
+        LoginError: there is no login, or it cannot be used.
+    """
+    from shoal.executors.kubernetes.client import connect
+
+    return connect(cluster.context, cluster.namespace, patience=patience)
+
+
+def open_cluster(
+    opened: Opened, *, max_parallel: int | None = None, asked: set[str] | None = None
+) -> KubernetesExecutor:
+    """The executor that runs a study's tasks on the cluster of ``opened``, after everything was checked that can be.
+
+    Args:
+        opened: the study, and where it is to run.
+        max_parallel: at most so many tasks at once.
+        asked: ids of the tasks that are wanted; all by default.
+
+    Raises:
+        UsageError: the cluster's rules, or the server, would refuse it; nothing was created.
+    """
+    import typer
+
+    from shoal.clusters import load_cluster
+    from shoal.clusters.situation import Situation
+    from shoal.errors import UsageError
+    from shoal.executors.kubernetes import bundle
+    from shoal.executors.kubernetes.choose import NodeSeen
+    from shoal.executors.kubernetes.client import NODES
+    from shoal.executors.kubernetes.executor import KubernetesExecutor
+    from shoal.executors.kubernetes.preflight import preflight
+    from shoal.executors.kubernetes.study import first_jobs
+    from shoal.store import Snapshot
+    from shoal.store.sources import code_files, read_sources
+    from shoal.store.state import survey
+
+    assert opened.on is not None
+    plan, study = opened.plan, opened.plan.study
+    cluster = load_cluster(opened.on, beside=study.folder)
+    states = survey(plan, Snapshot.read(opened.store, plan.order), read_sources(study, data_here=False))
+    wanted = None if asked is None else plan.with_needs(asked)
+    todo = {id_ for id_ in _todo(plan, states) if wanted is None or id_ in wanted}
+    findings = [one for one in check_plan(plan, cluster, states) if one.level in ("warn", "error")]
+    for one in findings:
+        hint = f"  ({one.hint})" if one.hint else ""
+        typer.echo(f"{one.level}: {one.text}{hint}" + (f"\n  {one.reason}" if one.reason else ""), err=True)
+    if any(one.level == "error" for one in findings):
+        raise UsageError(
+            f"{cluster.name} would refuse this; nothing was created",
+            hint=f"All of its rules: shoal plan STUDY --on {opened.on}",
+        )
+    code = {
+        name: bundle.pack(_contents(name, code_files(study, step)), name)
+        for name, step in study.steps.items()
+        if step.gate is None
+    }
+    pods = Situation(plan, cluster, frozenset(todo), max_parallel).pods
+    client = connect_to(cluster)
+    try:
+        jobs = first_jobs(plan, cluster, todo=todo, pods=pods, code=code)
+        secrets = {key for name in jobs for key in study.steps[name].secrets}
+        for note in preflight(client, cluster, jobs, secrets=secrets):
+            typer.echo(f"note: {note}", err=True)
+        quick = client.with_patience(5.0)
+        nodes = quick.list(NODES, keep=NodeSeen.of).items if quick.allowed("list", NODES) else None
+        return KubernetesExecutor(
+            client,
+            cluster,
+            study.study,
+            images={name: step.image for name, step in study.steps.items()},
+            code=code,
+            pods=pods,
+            here=_is_here(opened, cluster),
+            nodes=nodes,
+        )
+    except BaseException:
+        client.close()
+        raise
+
+
+def open_to_stop(opened: Opened) -> KubernetesExecutor:
+    """An executor that finds and ends what an earlier run left on the cluster, and starts nothing."""
+    from shoal.clusters import load_cluster
+    from shoal.executors.kubernetes.executor import KubernetesExecutor
+    from shoal.executors.kubernetes.spec import layout_of
+
+    assert opened.on is not None
+    cluster = load_cluster(opened.on, beside=opened.plan.study.folder)
+    layout_of(cluster, opened.plan.study.study)
+    return KubernetesExecutor(
+        connect_to(cluster, patience=8.0),
+        cluster,
+        opened.plan.study.study,
+        here=_is_here(opened, cluster),
+        begins=False,
+    )
+
+
+def _is_here(opened: Opened, cluster: Cluster) -> bool:
+    """Whether the store is the claim itself, mounted where pods have it: the runner is in a pod."""
+    store = cluster.store
+    return store is not None and store.claim is not None and str(opened.root.root) == store.root
 
 
 def _contents(step: str, files: dict[str, Path]) -> dict[str, tuple[bytes, bool]]:

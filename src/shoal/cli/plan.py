@@ -63,9 +63,9 @@ def plan(
     from shoal.store.state import survey
 
     cluster = _cluster(on, study, manifests)
-    opened = open_study(study, profile=profile, overrides=set_, store=store)
+    opened = open_study(study, profile=profile, overrides=set_, store=store, on=on)
     snapshot = Snapshot.read(opened.store, opened.plan.order)
-    sources = read_sources(opened.plan.study)
+    sources = read_sources(opened.plan.study, data_here=cluster is None)
     states = survey(opened.plan, snapshot, sources)
     findings = None
     if cluster is not None:
@@ -194,7 +194,9 @@ def _show(
             )
         )
     if total["run"] and findings is not None:
-        out.print(f"{total['run']} of {total['tasks']} tasks to run.")
+        out.print(
+            f"{total['run']} of {total['tasks']} tasks to run. Start with: shoal run {_plain(str(file))}{option} --on {on}"
+        )
     elif total["run"]:
         out.print(f"{total['run']} of {total['tasks']} tasks to run. Start with: shoal run {_plain(str(file))}{option}")
     elif total["gate"]:

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli.common import OnOption, Opened, ProfileOption, StoreOption, StudyArgument, open_executor, open_study
-from shoal.cli.run import run_watched, tell
+from shoal.cli.common import OnOption, Opened, ProfileOption, StoreOption, StudyArgument, open_study
+from shoal.cli.run import run_watched, start_executor, tell
 from shoal.errors import UsageError
 
 
@@ -38,7 +38,7 @@ def retry(
     from shoal.runner import Request, Runner, ask
     from shoal.store import holder
 
-    opened = open_study(study, profile=profile, store=store, as_last_run=True)
+    opened = open_study(study, profile=profile, store=store, as_last_run=True, on=on)
     overrides = _resources(set_ or [])
     chosen = opened.plan.find(tasks) if tasks else _failed(opened)
     if not chosen:
@@ -48,8 +48,7 @@ def retry(
         ask(opened.store, Request("retry", tuple(sorted(chosen)), set=overrides))
         typer.echo(f"{opened.plan.study.study}: asked its runner to try {len(chosen)} tasks again")
         return
-    executor = open_executor(on, beside=opened.plan.study.folder)
-    opened.root.prepare()
+    executor = start_executor(opened, on, asked=chosen)
     runner = Runner(opened.plan, opened.store, executor, asked=chosen, profile=opened.profile, resources=overrides)
     try:
         summary = run_watched(runner)

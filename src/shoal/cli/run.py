@@ -25,6 +25,7 @@ from shoal.cli.common import (
 if TYPE_CHECKING:
     from types import FrameType
 
+    from shoal.executors import Executor
     from shoal.runner import Runner, Summary
 
 
@@ -64,10 +65,9 @@ def run(
     """
     from shoal.runner import Runner
 
-    opened = open_study(study, profile=profile, overrides=set_, store=store)
+    opened = open_study(study, profile=profile, overrides=set_, store=store, on=on)
     asked = opened.plan.find(only) if only else None
-    executor = open_executor(on, beside=opened.plan.study.folder)
-    opened.root.prepare()
+    executor = start_executor(opened, on, max_parallel=max_parallel, asked=asked)
     runner = Runner(
         opened.plan,
         opened.store,
@@ -84,6 +84,31 @@ def run(
         executor.close()
     tell(summary, runner, str(study), opened)
     raise typer.Exit(summary.exit_code)
+
+
+def start_executor(
+    opened: Opened, on: str | None, *, max_parallel: int | None = None, asked: set[str] | None = None
+) -> Executor:
+    """The executor to run a study with; its place is written down for the verbs that ask later.
+
+    Raises:
+        UsageError: it cannot run there.
+    """
+    from shoal.store import RunnerLock, holder, remember_place
+
+    if holder(opened.store.lock) is not None:
+        with RunnerLock(opened.store.lock):  # says who holds it
+            pass
+    executor: Executor
+    if opened.on is None:
+        executor = open_executor(on)
+    else:
+        from shoal.cli.on_cluster import open_cluster
+
+        executor = open_cluster(opened, max_parallel=max_parallel, asked=asked)
+    opened.root.prepare()
+    remember_place(opened.plan.study, opened.root, opened.store_given, opened.on)
+    return executor
 
 
 def run_watched(runner: Runner) -> Summary:
@@ -135,7 +160,7 @@ def tell(summary: Summary, runner: Runner, file: str, opened: Opened) -> None:
     """Say how a run ended, on standard error."""
     from shoal.runner import Phase
 
-    look, again = f"{file}{opened.store_option}", f"{file}{opened.options}"
+    look, again = f"{file}{opened.store_option}", f"{file}{opened.options}{opened.on_option}"
     counts = {phase: count for phase, count in summary.counts.items() if count}
     total = sum(counts.values())
     reused = sum(step.reused for step in runner.progress.steps.values())

@@ -9,6 +9,7 @@ import typer
 
 from shoal.cli.common import (
     JsonOption,
+    OnOption,
     Opened,
     ProfileOption,
     SetOption,
@@ -30,10 +31,11 @@ def status(
     profile: ProfileOption = None,
     set_: SetOption = None,
     store: StoreOption = None,
+    on: OnOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show how far a study is: counts by step, what runs, and what failed with one sentence each."""
-    opened = open_study(study, profile=profile, overrides=set_, store=store, as_last_run=True)
+    opened = open_study(study, profile=profile, overrides=set_, store=store, as_last_run=True, on=on)
     found = survey_status(opened)
     if json:
         print_json(found)
@@ -49,7 +51,7 @@ def survey_status(opened: Opened) -> dict[str, Any]:
 
     plan = opened.plan
     snapshot = Snapshot.read(opened.store, plan.order)
-    states = survey(plan, snapshot, read_sources(plan.study))
+    states = survey(plan, snapshot, read_sources(plan.study, data_here=opened.on is None))
     steps = []
     tasks = []
     for name in plan.order:

@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli.common import Opened, ProfileOption, SetOption, StoreOption, StudyArgument, open_executor, open_study
+from shoal.cli.common import (
+    OnOption,
+    Opened,
+    ProfileOption,
+    SetOption,
+    StoreOption,
+    StudyArgument,
+    open_executor,
+    open_study,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -28,12 +37,13 @@ def stop(
     profile: ProfileOption = None,
     set_: SetOption = None,
     store: StoreOption = None,
+    on: OnOption = None,
 ) -> None:
     """Stop a run, or some of its tasks. Tasks are asked to end and may save a checkpoint first; the next run resumes them."""
     from shoal.runner import Request, ask
     from shoal.store import holder
 
-    opened = open_study(study, profile=profile, overrides=set_, store=store, as_last_run=True)
+    opened = open_study(study, profile=profile, overrides=set_, store=store, as_last_run=True, on=on)
     ids = opened.plan.find(tasks) if tasks else set()
     if holder(opened.store.lock) is not None:
         ask(opened.store, Request("stop", tuple(sorted(ids)), now=now))
@@ -50,7 +60,7 @@ def stop(
 
 def _stop_orphans(opened: Opened, ids: set[str], *, now: bool, wait: bool) -> int:
     """Stop tasks that outlived their runner."""
-    from shoal.executors import AttemptKey, Ended
+    from shoal.executors import AttemptKey, Ended, Executor
     from shoal.store import RunnerLock, Snapshot
 
     with RunnerLock(opened.store.lock):
@@ -60,9 +70,18 @@ def _stop_orphans(opened: Opened, ids: set[str], *, now: bool, wait: bool) -> in
                 record.last.number
             )
             for record in snapshot.tasks.values()
-            if record.last is not None and record.last.state == "running" and (not ids or record.id in ids)
+            if record.last is not None
+            # What waits on a cluster has no record yet, and would start by itself.
+            and (record.last.state == "running" or (opened.on is not None and record.last.state == "unstarted"))
+            and (not ids or record.id in ids)
         }
-        executor = open_executor("local")
+        executor: Executor
+        if opened.on is None:
+            executor = open_executor("local")
+        else:
+            from shoal.cli.on_cluster import open_to_stop
+
+            executor = open_to_stop(opened)
         try:
             alive = executor.adopt((folder, key) for key, folder in open_.items())
             executor.stop(alive, "cancelled", now=now)

@@ -293,6 +293,9 @@ class Cluster(_Model):
     context: f.Text | None = Field(None, description="Context of the kubeconfig; none for the current one.")
     namespace: Namespace | None = Field(None, description="Namespace; none for the context's own.")
     store: Store | None = Field(None, description="Where outputs and results live.")
+    waiting: f.Whole = Field(
+        200, description="At most so many pods wait for room at once; the next is submitted when one has started."
+    )
     volumes: tuple[Volume, ...] = Field((), description="More claims to mount in every pod.")
     defaults: Defaults = Field(default_factory=Defaults, description="What pods get unless the study says otherwise.")
     gpu_resource: Key = Field("nvidia.com/gpu", description="The plain GPU resource.")

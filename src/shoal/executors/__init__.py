@@ -6,7 +6,9 @@ from shoal.executors.contract import (
     Ended,
     Executor,
     Failure,
+    Note,
     Resources,
+    Site,
     Started,
     StopReason,
 )
@@ -17,7 +19,9 @@ __all__ = [
     "Ended",
     "Executor",
     "Failure",
+    "Note",
     "Resources",
+    "Site",
     "Started",
     "StopReason",
 ]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Protocol
 
 from shoal.failures import FailureClass
@@ -16,7 +16,9 @@ __all__ = [
     "Ended",
     "Executor",
     "Failure",
+    "Note",
     "Resources",
+    "Site",
     "Started",
     "StopReason",
 ]
@@ -37,7 +39,8 @@ class AttemptSpec:
     """All that an agent has to know: the typed form of ``spec.json``.
 
     Lengths of time are seconds. ``gpus`` is filled in by the executor that gives them out. ``data`` maps a
-    name to path and digest. ``secrets`` are names only: their values come from the environment.
+    name to path and digest. ``secrets`` are names only: their values come from the environment. All folders are as the
+    attempt sees them; where the runner keeps its records of it elsewhere, ``records`` says in which folder.
     """
 
     study: str
@@ -65,6 +68,7 @@ class AttemptSpec:
     stall: float | None = None
     sample_every: float = 5.0
     queued: str | None = None
+    records: Path | None = None
 
     @property
     def key(self) -> AttemptKey:
@@ -72,9 +76,14 @@ class AttemptSpec:
         return AttemptKey(self.task, self.attempt)
 
     @property
+    def folder(self) -> Path:
+        """The attempt's folder as this process sees it."""
+        return self.records or self.attempt_dir
+
+    @property
     def path(self) -> Path:
         """Where ``spec.json`` belongs."""
-        return self.attempt_dir / "spec.json"
+        return self.folder / "spec.json"
 
     def with_gpus(self, gpus: Iterable[int]) -> AttemptSpec:
         """Return a copy that has been given these GPUs."""
@@ -178,6 +187,28 @@ class Ended:
     failure: Failure | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something that a person who watches should hear, for example why nothing starts."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where tasks find things, for an executor whose tasks do not see this machine's files.
+
+    Attributes:
+        root: the study's folder in the store, as tasks see it.
+        cwd: step to the folder that its commands start in.
+        fill: adds the place's own defaults to what a task asks for.
+    """
+
+    root: PurePosixPath
+    cwd: Mapping[str, str] = field(default_factory=dict)
+    fill: Callable[[Resources], Resources] = lambda asked: asked
+
+
 class Executor(Protocol):
     """A place where attempts run.
 
@@ -186,6 +217,7 @@ class Executor(Protocol):
     """
 
     name: str
+    site: Site | None
 
     def fits(self, resources: Resources) -> bool:
         """Return whether there is room now; asked before each start."""
@@ -208,11 +240,12 @@ class Executor(Protocol):
 
         Returns those that were handed over to an executor, alive or not: alive ones count against the slots,
         and each of them is reported by ``wait``, dead ones at once. One that no agent has begun is
-        barred, so that a late agent does not start it, and reported as ``node-lost``.
+        barred, so that a late agent does not start it, and reported as ``node-lost``; or it is begun now, where a late
+        agent cannot come.
         """
         ...
 
-    def wait(self, timeout: float) -> list[Started | Ended]:
+    def wait(self, timeout: float) -> list[Started | Ended | Note]:
         """Return what happened, as soon as something did, or nothing after ``timeout`` seconds."""
         ...
 

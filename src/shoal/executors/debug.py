@@ -17,7 +17,9 @@ from shoal.executors.contract import (
     AttemptSpec,
     Ended,
     Failure,
+    Note,
     Resources,
+    Site,
     Started,
     StopReason,
 )
@@ -37,12 +39,13 @@ class DebugExecutor:
     """
 
     name = "debug"
+    site: Site | None = None
 
     def __init__(self) -> None:
         self._queue: deque[tuple[AttemptKey, Path]] = deque()
         self._dirs: dict[AttemptKey, Path] = {}
         self._announced: set[AttemptKey] = set()
-        self._events: list[Started | Ended] = []
+        self._events: list[Started | Ended | Note] = []
         self._watcher = Watcher()
 
     def fits(self, resources: Resources) -> bool:
@@ -87,7 +90,7 @@ class DebugExecutor:
             adopted.add(key)
         return adopted
 
-    def wait(self, timeout: float) -> list[Started | Ended]:
+    def wait(self, timeout: float) -> list[Started | Ended | Note]:
         """Return what happened; if nothing did, run the next attempt to its end, however long that takes."""
         until = time.monotonic() + timeout
         while True:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from shoal.results.read import find_study
-from shoal.store.layout import open_store
+from shoal.store.place import find_store
 
 __all__ = ["study_folder"]
 
@@ -20,4 +20,4 @@ def study_folder(file: Path, store: str | None) -> Path:
     from shoal.study import load_study
 
     study = load_study(file)
-    return find_study(open_store(store, beside=file.parent, default=study.store).study(study.study).root)
+    return find_study(find_store(study, store)[0].study(study.study).root)

@@ -5,21 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from shoal.agent.agent import now, write_json_atomic
 from shoal.errors import StoreError
-from shoal.executors import AttemptSpec
+from shoal.executors import AttemptSpec, Site
+from shoal.executors.spec import Layout, attempt_spec
 from shoal.plan import Plan, Task, resources_of
+from shoal.plan.data import data_of
 from shoal.store import StudyStore, TaskFolder, TaskRecord, read_json
 from shoal.store.sources import code_files, copy_code, data_places
 from shoal.store.state import Sources
-from shoal.study.template import Template, TemplateError, Value
 
 __all__ = ["Preparer"]
-
-_SAMPLE_SECONDS = 5.0
 
 
 class Preparer:
@@ -30,15 +30,19 @@ class Preparer:
         store: where it is kept.
         sources: digests of code and data, as they are recorded with each result.
         executor: name of the executor.
+        site: where tasks find things, if not where this process does.
     """
 
-    def __init__(self, plan: Plan, store: StudyStore, sources: Sources, executor: str) -> None:
+    def __init__(
+        self, plan: Plan, store: StudyStore, sources: Sources, executor: str, site: Site | None = None
+    ) -> None:
         self._plan = plan
         self._store = store
         self._sources = sources
         self._executor = executor
-        self._code: dict[str, Path] = {}
-        self._templates: dict[str, list[Template]] = {}
+        self._site = site
+        self._layout = Layout(store.root if site is None else site.root)
+        self._code: dict[str, str] = {}
 
     def check(self, steps: Iterable[str]) -> None:
         """Look for what would keep the steps from starting, so that it is said before anything starts.
@@ -49,7 +53,7 @@ class Preparer:
         """
         study = self._plan.study
         for name in steps:
-            for source, place in data_places(study, study.steps[name]).items():
+            for source, place in () if self._site else data_places(study, study.steps[name]).items():
                 if "://" not in place and not Path(place).exists():
                     raise study.error(
                         ("data",) if isinstance(study.data, str) else ("data", source),
@@ -61,8 +65,7 @@ class Preparer:
             # One task stands for all: they differ in parameters, which planning has rendered already.
             task = next(iter(self._plan.of_step(name)), None)
             if task is not None and task.command is not None:
-                inputs = {need: [self._out(need, ids[0])] for need, ids in task.inputs.items()}
-                self._argv(task, self._places(task, inputs))
+                self._spec(replace(task, inputs={need: ids[:1] for need, ids in task.inputs.items()}), 1)
 
     def attempt(
         self,
@@ -78,43 +81,9 @@ class Preparer:
             StoreError: the store cannot be written.
             StudyError: the command or the resources cannot be rendered.
         """
-        step = self._plan.step(task)
         folder = self._store.task(task.step, task.id)
         attempt = folder.attempt(number)
-        data = {
-            name: {"path": place, "digest": self._sources.data.get(task.step, {}).get(name)}
-            for name, place in data_places(self._plan.study, step).items()
-        }
-        inputs = {need: [self._out(need, id_) for id_ in ids] for need, ids in task.inputs.items()}
-        places = self._places(task, inputs)
-        spec = {
-            "format": 1,
-            "study": self._plan.study.study,
-            "step": task.step,
-            "task": task.id,
-            "attempt": number,
-            "params": task.params,
-            "argv": self._argv(task, places),
-            "env": self._env(task, places),
-            "secrets": list(step.secrets),
-            "cwd": str(self._cwd(task.step)),
-            "task_dir": str(folder.root),
-            "attempt_dir": str(attempt),
-            "out": places["out"],
-            "checkpoints": places["checkpoints"],
-            "inputs": inputs,
-            "input_digests": dict(input_digests),
-            "data": data,
-            "code": self._sources.code.get(task.step),
-            "resources": resources_of(self._plan, task, overrides).to_json(),
-            "gpus": [],
-            "timeout": step.timeout,
-            "stall": step.stall,
-            "grace": step.grace,
-            "sample_every": _SAMPLE_SECONDS,
-            "executor": self._executor,
-            "queued": now(),
-        }
+        spec = self._spec(task, number, input_digests, overrides)
         try:
             _clear(folder, number, record, spec)
             _make_folders(folder.root, attempt)
@@ -124,58 +93,47 @@ class Preparer:
             raise StoreError(
                 f"cannot be written: {error.strerror or error}", path=folder.root, hint="Is the disk full?"
             ) from error
-        return AttemptSpec.from_json(spec)
+        made = AttemptSpec.from_json(spec)
+        return made if str(made.attempt_dir) == str(attempt) else replace(made, records=attempt)
 
-    def _out(self, step: str, task: str) -> str:
-        return str(self._store.task(step, task).out)
+    def _spec(
+        self,
+        task: Task,
+        number: int,
+        input_digests: Mapping[str, str | None] | None = None,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        study, step = self._plan.study, self._plan.step(task)
+        asked = resources_of(self._plan, task, overrides)
+        if self._site is not None:
+            asked = self._site.fill(asked)
+        known = self._sources.data.get(task.step, {})
+        places = data_places(study, step) if self._site is None else data_of(study, step)
+        return attempt_spec(
+            self._plan,
+            task,
+            self._layout,
+            number=number,
+            cwd=self._cwd(task.step),
+            data={name: (place, known.get(name)) for name, place in places.items()},
+            code=self._sources.code.get(task.step),
+            resources=asked,
+            executor=self._executor,
+            input_digests=input_digests,
+            queued=now(),
+        )
 
-    def _cwd(self, name: str) -> Path:
+    def _cwd(self, name: str) -> str:
         """Where a step's tasks start: in the copy of its code, made once, or beside the study file."""
+        if self._site is not None:
+            return self._site.cwd.get(name, ".")
         if name not in self._code:
             study = self._plan.study
             step = study.steps[name]
             digest = self._sources.code.get(name) if step.code else None
             copied = copy_code(self._store, code_files(study, step), digest) if digest else study.folder
-            self._code[name] = copied.absolute()
+            self._code[name] = str(copied.absolute())
         return self._code[name]
-
-    def _places(self, task: Task, inputs: Mapping[str, list[str]]) -> dict[str, Value]:
-        folder = self._store.task(task.step, task.id)
-        places: dict[str, Value] = {
-            "out": str(folder.out),
-            "checkpoints": str(folder.checkpoints),
-            "task": task.id,
-            "study": self._plan.study.study,
-            "step": task.step,
-        }
-        for need, folders in inputs.items():
-            places[f"inputs.{need}"] = list(folders)
-        for name, place in data_places(self._plan.study, self._plan.step(task)).items():
-            places["data" if name == "data" else f"data.{name}"] = place
-        return {**self._plan.study.vars, **task.params, **places}
-
-    def _argv(self, task: Task, places: Mapping[str, Value]) -> list[str]:
-        step = self._plan.step(task)
-        if task.step not in self._templates:
-            texts = [step.run] if isinstance(step.run, str) else list(step.run or ())
-            self._templates[task.step] = [Template.parse(text) for text in texts]
-        templates = self._templates[task.step]
-        try:
-            if isinstance(step.run, str):
-                return ["/bin/sh", "-e", "-c", templates[0].render(places, shell=True)]
-            return [word for template in templates for word in template.words(places)]
-        except TemplateError as error:
-            raise self._plan.study.error(("steps", task.step, "run"), error.message) from error
-
-    def _env(self, task: Task, places: Mapping[str, Value]) -> dict[str, str]:
-        step = self._plan.step(task)
-        env = {}
-        for name, text in step.env.items():
-            try:
-                env[name] = Template.parse(text).render(places, shell=False)
-            except TemplateError as error:
-                raise self._plan.study.error(("steps", task.step, "env", name), error.message) from error
-        return env
 
 
 def write_task(plan: Plan, store: StudyStore, task: Task) -> None:

@@ -77,6 +77,7 @@ class Progress:
     gates: dict[str, str] = field(default_factory=dict)
     best: tuple[str, float, str] | None = None
     mode: str = "running"
+    note: str | None = None
     widest: int = 1
 
     def count(self, phase: Phase) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from shoal.errors import UsageError
-from shoal.executors import AttemptKey, Ended, Executor, Started
+from shoal.executors import AttemptKey, Ended, Executor, Note, Started
 from shoal.failures import FailureClass
 from shoal.plan import Plan, Task, resources_of
 from shoal.runner import control
@@ -124,10 +124,10 @@ class Runner:
         with RunnerLock(self.store.lock, executor=self.executor.name):
             control.clear(self.store)
             write_plan(self.plan, self.store, profile=self._profile, overrides=self._overrides)
-            self._sources = read_sources(self.plan.study)
+            self._sources = read_sources(self.plan.study, data_here=self.executor.site is None)
             snapshot = Snapshot.read(self.store)
             self._records = dict(snapshot.tasks)
-            self._preparer = Preparer(self.plan, self.store, self._sources, self.executor.name)
+            self._preparer = Preparer(self.plan, self.store, self._sources, self.executor.name, self.executor.site)
             adopted = self._adopt()
             states = survey(self.plan, snapshot, self._sources, keep_stale=self._keep_stale)
             to_run = {id_ for id_ in self._asked if states[id_].state is not State.DONE}
@@ -269,7 +269,11 @@ class Runner:
         self.progress.widest = max(self.progress.widest, len(self._active))
         self._board.move(entry, Phase.RUNNING)
 
-    def _hear(self, report: Started | Ended) -> None:
+    def _hear(self, report: Started | Ended | Note) -> None:
+        if isinstance(report, Note):
+            self.progress.note = report.text
+            self._on_event(report.text)
+            return
         id_ = self._active.get(report.key)
         if id_ is None or isinstance(report, Started):
             return

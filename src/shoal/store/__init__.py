@@ -3,6 +3,7 @@
 from shoal.store.index import AttemptRecord, Snapshot, TaskRecord, read_json, read_task
 from shoal.store.layout import Store, StudyStore, TaskFolder, open_store
 from shoal.store.lock import RunnerLock, holder, user_name
+from shoal.store.place import find_store, last_place, remember_place
 
 __all__ = [
     "AttemptRecord",
@@ -12,9 +13,12 @@ __all__ = [
     "StudyStore",
     "TaskFolder",
     "TaskRecord",
+    "find_store",
     "holder",
+    "last_place",
     "open_store",
     "read_json",
     "read_task",
+    "remember_place",
     "user_name",
 ]

@@ -88,6 +88,11 @@ class StudyStore:
         return self.root / "code"
 
     @property
+    def place(self) -> Path:
+        """The cluster that the study runs on, if it is one."""
+        return self.root / "place.json"
+
+    @property
     def control(self) -> Path:
         """Requests to the live runner."""
         return self.root / "control"

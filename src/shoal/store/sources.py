@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from shoal.agent.agent import digest_tree, write_json_atomic
 from shoal.errors import StoreError
+from shoal.plan.data import data_of
 from shoal.store.index import read_json
 from shoal.store.layout import StudyStore
 from shoal.store.state import Sources
-from shoal.study.template import Template
 
 if TYPE_CHECKING:
     from shoal.study import Step, Study
@@ -59,22 +59,19 @@ def code_files(study: Study, step: Step) -> dict[str, Path]:
 
 def data_places(study: Study, step: Step) -> dict[str, str]:
     """The data that a step reads: name to place (an absolute path, or a URL as it stands)."""
-    sources = {"data": study.data} if isinstance(study.data, str) else dict(study.data or {})
-    if not sources:
-        return {}
-    if step.params != "task":
-        texts = [step.run] if isinstance(step.run, str) else list(step.run or ())
-        texts += list(step.env.values())
-        used = {reference.name for text in texts for reference in Template.parse(text).names}
-        sources = {name: place for name, place in sources.items() if name in used or f"data.{name}" in used}
     return {
         name: place if "://" in place else os.path.abspath(study.folder / Path(place).expanduser())  # noqa: PTH100 (links stay as written)
-        for name, place in sources.items()
+        for name, place in data_of(study, step).items()
     }
 
 
-def read_sources(study: Study) -> Sources:
-    """Digests of the code and data of every step, as they are now."""
+def read_sources(study: Study, *, data_here: bool = True) -> Sources:
+    """Digests of the code and data of every step, as they are now.
+
+    Args:
+        study: the study.
+        data_here: whether its data is on this machine; data elsewhere is not watched.
+    """
     digests: dict[str, str | None] = {}
     code: dict[str, str | None] = {}
     by_files: dict[tuple[str, ...], str | None] = {}
@@ -86,6 +83,8 @@ def read_sources(study: Study) -> Sources:
             by_files[key] = _code_digest(files)
         code[name] = by_files[key]
         data[name] = {}
+        if not data_here:
+            continue
         for source, place in data_places(study, step).items():
             if place not in digests:
                 digests[place] = _data_digest(place)

@@ -8,7 +8,7 @@ library of Python 3.8. The exit status is the agent's. What it leaves in the ter
 JSON, or ``gz:`` and base64 of gzipped JSON.
 """
 
-# ruff: noqa: UP006, UP031, UP035, UP045, PTH100, PTH101, PTH103, PTH104, PTH110, PTH119, PTH120, PTH123, RUF005
+# ruff: noqa: UP006, UP031, UP035, UP045, PTH100, PTH101, PTH103, PTH104, PTH110, PTH116, PTH119, PTH120, PTH123, RUF005
 # (Python 3.8, like the agent.)
 import base64
 import gzip
@@ -19,6 +19,7 @@ import shutil
 import signal
 import sys
 import tarfile
+import time
 from typing import Any, Dict, List, Optional
 
 MESSAGE = "/dev/termination-log"
@@ -27,6 +28,8 @@ STORE = 18  # exit status: the store cannot be read or written, as the agent has
 SPEC = 2
 PREEMPTED = 17
 CLAIMED = 20
+LONG = "shoal-summary: "
+QUIET = 90.0  # seconds without a sign of life after which another pod's agent counts as gone
 
 
 def read_spec(folder: str) -> Dict[str, Any]:
@@ -61,10 +64,12 @@ def input_digests(spec: Dict[str, Any]) -> Dict[str, Any]:
     Raises:
         OSError, ValueError: an input is not there, or is not done.
     """
-    found = {}
+    found = dict(spec.get("input_digests") or {})  # of what a person approved: it leaves nothing in the store of pods
     for folders in spec["inputs"].values():
         for out in folders:
             task = os.path.dirname(out)
+            if os.path.basename(task) in found:
+                continue
             with open(os.path.join(task, "result.json"), "rb") as file:
                 result = json.loads(file.read().decode("utf-8"))
             # What a person approved has no outputs.
@@ -123,17 +128,21 @@ def summary(spec: Dict[str, Any], code: int, problem: Optional[str] = None) -> D
 def encode(said: Dict[str, Any], longest: int = LONGEST) -> bytes:
     """Return the message, compressed where it is long, and without its longest parts where it is still too long."""
     said = dict(said)
-    for drop in (None, "devices", "usage", "inputs", "metrics", "failure", "problem"):
+    packed = pack(said)
+    for drop in ("devices", "usage", "inputs", "metrics", "failure", "problem"):
+        if len(packed) <= longest:
+            break
         if drop in said:
             del said[drop]
             said["left_out"] = said.get("left_out", []) + [drop]
-        text = json.dumps(said, separators=(",", ":"), sort_keys=True).encode("utf-8")
-        if len(text) <= longest:
-            return text
-        packed = b"gz:" + base64.b64encode(gzip.compress(text, 9))
-        if len(packed) <= longest:
-            return packed
-    return text[:longest]
+            packed = pack(said)
+    return packed[:longest]
+
+
+def pack(said: Dict[str, Any]) -> bytes:
+    """Return the message, compressed where it is long."""
+    text = json.dumps(said, separators=(",", ":"), sort_keys=True).encode("utf-8")
+    return text if len(text) <= LONGEST else b"gz:" + base64.b64encode(gzip.compress(text, 9))
 
 
 def _read(path: str) -> Dict[str, Any]:
@@ -146,12 +155,53 @@ def _read(path: str) -> Dict[str, Any]:
 
 
 def tell(spec: Dict[str, Any], code: int, problem: Optional[str] = None) -> None:
-    """Leave the termination message; a cluster without that file loses no more than the message."""
+    """Leave the termination message; a cluster without that file loses no more than the message.
+
+    What is too long for it is also the last line of the log.
+    """
+    said = summary(spec, code, problem)
+    whole = pack(said)
+    if len(whole) > LONGEST:
+        sys.stdout.write("\n%s%s\n" % (LONG, whole.decode("ascii")))
+        sys.stdout.flush()
     try:
         with open(os.environ.get("SHOAL_MESSAGE", MESSAGE), "wb") as file:
-            file.write(encode(summary(spec, code, problem)))
+            file.write(encode(said))
     except OSError:
         pass
+
+
+def settled(spec: Dict[str, Any], codes: Dict[str, int], store: Any = None, quiet: float = QUIET) -> int:
+    """Wait until an attempt that another pod has begun is over; return the exit status that it would have had.
+
+    Its pod may be gone, or still about to end: as long as its agent gives signs of life, this waits. The attempt's own folder
+    says how it went, so its word is not lost with its pod.
+    """
+    attempt, result = (
+        os.path.join(spec[key], name) for key, name in (("attempt_dir", "attempt.json"), ("task_dir", "result.json"))
+    )
+    beat, since = None, time.monotonic()
+    while True:
+        if store is not None:
+            store.bring_records([attempt, result])
+        record = _read(attempt)
+        if record.get("state") == "ended":
+            if record.get("outcome") == "succeeded" and _read(result).get("attempt") == spec["attempt"]:
+                return 0
+            return codes.get(str((record.get("failure") or {}).get("class")), CLAIMED)
+        seen = _sign(spec["attempt_dir"]) if store is None else store.sign()
+        if seen != beat:
+            beat, since = seen, time.monotonic()
+        elif time.monotonic() - since > quiet or (store is None and time.time() - seen > 10 * quiet):
+            return CLAIMED
+        time.sleep(1.0)
+
+
+def _sign(attempt_dir: str) -> float:
+    try:
+        return os.stat(os.path.join(attempt_dir, "heartbeat")).st_mtime
+    except OSError:
+        return 0.0
 
 
 def fail(spec: Dict[str, Any], code: int, problem: str) -> int:
@@ -250,7 +300,9 @@ def main(folder: str) -> int:
     try:
         store = open_staging(spec, rank, agent.digest_tree)
         if store is not None and not store.claim({"host": os.uname().nodename, "pid": os.getpid()}):
-            return fail(spec, CLAIMED, "another pod has begun this attempt")
+            code = settled(spec, agent.EXIT_CODES, store)
+            tell(spec, code, "another pod had begun this attempt" if code == CLAIMED else None)
+            return code
         path = prepare(folder, spec, rank, store)
     except Stopped:
         return fail(spec, PREEMPTED, "asked to end (SIGTERM) before the command was started")
@@ -262,6 +314,8 @@ def main(folder: str) -> int:
     if store is not None:
         store.start()
     code = int(agent.run(path, True)[0])
+    if code == CLAIMED:
+        code = settled(spec, agent.EXIT_CODES)
     problem = None
     if store is not None:
         store.stop()

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any
 
 from shoal.clusters.gpus import with_defaults
 from shoal.clusters.schema import Cluster
 from shoal.errors import UsageError
+from shoal.executors.spec import Layout, attempt_spec
 from shoal.plan import Plan, Task, resources_of
-from shoal.study.template import Template, TemplateError, Value
+from shoal.plan.data import data_of
 
-__all__ = ["AGENT", "CODE", "STAGE", "WORK", "Layout", "layout_of", "pod_spec"]
+__all__ = ["AGENT", "CODE", "STAGE", "WORK", "Layout", "bucket_of", "layout_of", "pod_spec", "working_directory"]
 
 AGENT = "/shoal-agent"
 """Where the agent, the specification and the code in pieces are mounted."""
@@ -24,25 +23,6 @@ STAGE = f"{WORK}/store"
 """Where files of a store in a bucket are in the pod."""
 CODE = f"{WORK}/code"
 """Where code is laid out, and commands start; without code they start in the image's own working directory."""
-# The same few texts are rendered for every task of a step.
-_template = lru_cache(maxsize=1024)(Template.parse)
-_GRACE = 30.0
-_SAMPLE_SECONDS = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where a study's tasks are in the store, as pods see it: docs/reference/files.md as paths."""
-
-    root: PurePosixPath
-
-    def task(self, step: str, task: str) -> PurePosixPath:
-        """The folder of a task."""
-        return self.root / step / task
-
-    def attempt(self, step: str, task: str, number: int) -> PurePosixPath:
-        """The folder of an attempt."""
-        return self.task(step, task) / "attempts" / str(number)
 
 
 def layout_of(cluster: Cluster, study: str) -> Layout:
@@ -61,6 +41,11 @@ def layout_of(cluster: Cluster, study: str) -> Layout:
             f'"extends: {cluster.name}" and "store: {{claim: NAME}}". See: shoal clusters show {cluster.name}',
         )
     return Layout(PurePosixPath(store.root if store.s3 is None else STAGE) / study)
+
+
+def working_directory(has_code: bool) -> str:
+    """Where a step's commands start in pods, by whether code travels with them."""
+    return CODE if has_code else "."
 
 
 def pod_spec(
@@ -90,88 +75,14 @@ def pod_spec(
         StudyError: the command cannot be rendered.
         UsageError: the cluster has no store.
     """
-    study, step = plan.study, plan.step(task)
-    layout = layout_of(cluster, study.study)
-    folder = layout.task(task.step, task.id)
-    inputs = {need: [str(layout.task(need, one) / "out") for one in ids] for need, ids in task.inputs.items()}
-    data = _data(plan, task)
-    places: dict[str, Value] = {
-        **study.vars,
-        **task.params,
-        "out": str(folder / "out"),
-        "checkpoints": str(folder / "checkpoints"),
-        "task": task.id,
-        "study": study.study,
-        "step": task.step,
-        **{f"inputs.{need}": list(folders) for need, folders in inputs.items()},
-        **{name if name == "data" else f"data.{name}": place for name, place in data.items()},
-    }
-    return {
-        "format": 1,
-        "study": study.study,
-        "step": task.step,
-        "task": task.id,
-        "attempt": number,
-        "params": dict(task.params),
-        "argv": _argv(plan, task, places),
-        "env": _env(plan, task, places),
-        "secrets": list(step.secrets),
-        "cwd": CODE if has_code else ".",
-        "task_dir": str(folder),
-        "attempt_dir": str(layout.attempt(task.step, task.id, number)),
-        "out": str(folder / "out"),
-        "checkpoints": str(folder / "checkpoints"),
-        "inputs": inputs,
-        "input_digests": {},
-        "data": {name: {"path": place, "digest": None} for name, place in data.items()},
-        "code": code,
-        "resources": with_defaults(cluster, resources_of(plan, task, overrides)).to_json(),
-        "gpus": [],
-        "timeout": step.timeout,
-        "stall": step.stall,
-        "grace": _GRACE if step.grace is None else step.grace,
-        "sample_every": _SAMPLE_SECONDS,
-        "executor": "kubernetes",
-        "queued": None,
-        **_bucket(cluster),
-    }
+__all__ = ["AGENT", "CODE", "STAGE", "WORK", "Layout", "bucket_of", "layout_of", "pod_spec", "working_directory"]
+    return {**spec, **bucket_of(cluster)}
 
 
-def _bucket(cluster: Cluster) -> dict[str, Any]:
-    """Which bucket holds the store, for the pod; never the keys to it."""
+def bucket_of(cluster: Cluster) -> dict[str, Any]:
+    """Which bucket holds the store, as a part of the specification; never the keys to it. Empty for a claim."""
     store = cluster.store
     if store is None or store.s3 is None:
         return {}
     place = {"endpoint": store.address, "region": store.region, "name": store.bucket}
     return {"bucket": {**place, "prefix": store.prefix, "root": STAGE}}
-
-
-def _data(plan: Plan, task: Task) -> dict[str, str]:
-    """The data that a step reads, as pods find it."""
-    study, step = plan.study, plan.step(task)
-    places = {"data": study.data} if isinstance(study.data, str) else dict(study.data)
-    if step.params == "task":
-        return places
-    texts = [step.run] if isinstance(step.run, str) else list(step.run or ())
-    used = {reference.name for text in (*texts, *step.env.values()) for reference in _template(text).names}
-    return {name: place for name, place in places.items() if name in used or f"data.{name}" in used}
-
-
-def _argv(plan: Plan, task: Task, places: Mapping[str, Value]) -> list[str]:
-    run = plan.step(task).run
-    try:
-        if isinstance(run, str):
-            return ["/bin/sh", "-e", "-c", _template(run).render(places, shell=True)]
-        return [word for text in run or () for word in _template(text).words(places)]
-    except TemplateError as error:
-        raise plan.study.error(("steps", task.step, "run"), error.message) from error
-
-
-def _env(plan: Plan, task: Task, places: Mapping[str, Value]) -> dict[str, str]:
-    env = {}
-    for name, text in plan.step(task).env.items():
-        try:
-            env[name] = _template(text).render(places, shell=False)
-        except TemplateError as error:
-            raise plan.study.error(("steps", task.step, "env", name), error.message) from error
-    return env

@@ -78,6 +78,16 @@ class Staging:
         body = json.dumps(dict(who, claim=uuid.uuid4().hex)).encode("utf-8")
         return bool(self._bucket.create(self.key(os.path.join(self._attempt, "heartbeat")), body))
 
+    def bring_records(self, paths: List[str]) -> None:
+        """Bring small files of an attempt that another pod has, as far as they are there."""
+        for path in paths:
+            self._bring_small(path)
+
+    def sign(self) -> Optional[int]:
+        """Return what changes as long as the pod lives that has the attempt: how much use it has recorded."""
+        size = self._bucket.size(self.key(os.path.join(self._attempt, "usage.jsonl")))
+        return None if size is None else int(size)
+
     def bring_inputs(self) -> None:
         """Bring the outputs of what the task needs, compared with what their results say.
 

@@ -10,7 +10,7 @@ from shoal.executors.kubernetes.manifests import Manifest, Shared, shared_object
 from shoal.executors.kubernetes.spec import layout_of, pod_spec
 from shoal.plan import Plan
 
-__all__ = ["study_objects"]
+__all__ = ["first_jobs", "study_objects"]
 
 Files = Mapping[str, tuple[bytes, bool]]
 
@@ -64,3 +64,31 @@ def study_objects(
             )
             objects = task_objects(spec, shared, image=step.image)
             yield f"{name}/{names.job_name(plan.study.study, name, task.id, number, shared.scope)}.yaml", objects
+
+
+def first_jobs(
+    plan: Plan, cluster: Cluster, *, todo: Collection[str], pods: int, code: Mapping[str, bundle.Code | None]
+) -> dict[str, Manifest]:
+    """Step to the Job of the first of its tasks that is to run: enough to find out whether the cluster would take it.
+
+    Args:
+        plan: the plan.
+        cluster: where it runs.
+        todo: ids of the tasks to run.
+        pods: how many pods may run at once.
+        code: step to its packed code.
+
+    Raises:
+        UsageError, StudyError: as for `study_objects`.
+    """
+    layout_of(cluster, plan.study.study)
+    shared = Shared(plan.study.study, cluster, pods, code)
+    found = {}
+    for name in plan.order:
+        step = plan.study.steps[name]
+        task = next((one for one in plan.of_step(name) if one.id in todo), None)
+        if task is None or step.gate is not None:
+            continue
+        spec = pod_spec(plan, task, cluster, has_code=code.get(name) is not None)
+        found[name] = next(one for one in task_objects(spec, shared, image=step.image) if one["kind"] == "Job")
+    return found

@@ -16,7 +16,9 @@ from shoal.executors.contract import (
     AttemptSpec,
     Ended,
     Failure,
+    Note,
     Resources,
+    Site,
     Started,
     StopReason,
 )
@@ -58,6 +60,7 @@ class LocalExecutor:
     """
 
     name = "local"
+    site: Site | None = None
 
     def __init__(
         self, *, cpus: float | None = None, memory: int | None = None, gpus: Sequence[Gpu] | None = None
@@ -68,7 +71,7 @@ class LocalExecutor:
         self._dirs: dict[AttemptKey, Path] = {}  # of all that are started or adopted and not yet reported
         self._watcher = Watcher()
         self._server: AgentServer | None = None
-        self._events: list[Started | Ended] = []
+        self._events: list[Started | Ended | Note] = []
 
     def fits(self, resources: Resources) -> bool:
         """Return whether this much is free."""
@@ -124,7 +127,7 @@ class LocalExecutor:
             adopted.add(key)
         return adopted
 
-    def wait(self, timeout: float) -> list[Started | Ended]:
+    def wait(self, timeout: float) -> list[Started | Ended | Note]:
         """Return what happened, as soon as something did, or nothing after ``timeout`` seconds."""
         until = time.monotonic() + timeout
         while True:

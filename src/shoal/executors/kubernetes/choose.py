@@ -1,0 +1,117 @@
+"""Which of several ways to ask for GPUs a task takes, and whether the cluster could ever hold it. Pure but for its counters."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shoal.clusters.gpus import GpuRequest, gpu_requests
+from shoal.clusters.schema import Cluster
+from shoal.errors import StudyError, UsageError
+from shoal.plan.resources import Resources
+from shoal.units import format_size, parse_cpu, parse_size
+
+__all__ = ["Chooser", "NodeSeen"]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSeen:
+    """What is kept of a node: what it can give out, and its labels."""
+
+    name: str
+    labels: Mapping[str, str]
+    room: Mapping[str, float]
+
+    @classmethod
+    def of(cls, node: Mapping[str, Any]) -> NodeSeen:
+        """Keep what is needed."""
+        room: dict[str, float] = {}
+        for key, text in ((node.get("status") or {}).get("allocatable") or {}).items():
+            try:
+                room[key] = parse_cpu(text) if key == "cpu" else float(parse_size(text))
+            except (ValueError, TypeError, UsageError, StudyError):
+                continue
+        return cls(node["metadata"]["name"], node["metadata"].get("labels") or {}, room)
+
+
+class Chooser:
+    """Spreads tasks over the ways in which they can ask for GPUs.
+
+    A namespace's user sees what nodes could give, and what tasks of one's own wait and run, not what others hold. So a task
+    takes the way in which the fewest of ours wait; of these, the one with the most left of what its nodes have.
+
+    Args:
+        cluster: where tasks run.
+        nodes: its nodes, where they may be read.
+    """
+
+    def __init__(self, cluster: Cluster, nodes: Sequence[NodeSeen] | None = None) -> None:
+        self._cluster = cluster
+        self.nodes = nodes
+        self.waiting: Counter[str] = Counter()
+        self.held: Counter[str] = Counter()
+
+    def choose(self, asked: Resources) -> GpuRequest | None:
+        """How a task asks for its GPUs; None when it wants none, or when there is no way."""
+        ways = gpu_requests(self._cluster, asked)
+        if len(ways) < 2:
+            return ways[0] if ways else None
+        possible = [way for way in ways if self.nodes is None or self._hosts(asked, way)] or ways
+        return min(possible, key=lambda way: (self.waiting[way.resource], -self._left(asked, way)))
+
+    def impossible(self, asked: Resources) -> str | None:
+        """Why this can never run on the cluster, or None."""
+        ways = gpu_requests(self._cluster, asked)
+        if asked.gpu and not ways:
+            wanted = ", ".join(asked.gpu_type)
+            name = self._cluster.name
+            return f"{name} has no GPU of the types {wanted} as asked for (see: shoal clusters show {name})."
+        if not self.nodes:
+            return None
+        if any(self._hosts(asked, way) for way in ways) or (not ways and self._hosts(asked, None)):
+            return None
+        return self._largest(asked, ways)
+
+    def _left(self, asked: Resources, way: GpuRequest) -> float:
+        if self.nodes is None:
+            return 0.0
+        there = sum(node.room.get(way.resource, 0.0) for node in self._hosts(asked, way))
+        return there - self.held[way.resource]
+
+    def _hosts(self, asked: Resources, way: GpuRequest | None) -> list[NodeSeen]:
+        """The nodes that could hold one pod of it if nothing else ran there."""
+        labels, defaults = self._cluster.labels, self._cluster.defaults
+        found = []
+        for node in self.nodes or ():
+            room, label = node.room, node.labels
+            if room.get("cpu", 0.0) < asked.cpu or room.get("memory", 0.0) < (asked.memory or 0):
+                continue
+            if defaults.regions and label.get(labels.region) not in defaults.regions:
+                continue
+            if way is not None:
+                if room.get(way.resource, 0.0) < way.count:
+                    continue
+                if way.products and label.get(labels.product) not in way.products:
+                    continue
+                if way.memory_above is not None and not _above(label.get(labels.memory), way.memory_above):
+                    continue
+            found.append(node)
+        return found
+
+    def _largest(self, asked: Resources, ways: Sequence[GpuRequest]) -> str:
+        nodes = self.nodes or ()
+        cpu = max(node.room.get("cpu", 0.0) for node in nodes)
+        memory = max(node.room.get("memory", 0.0) for node in nodes)
+        if asked.cpu > cpu or (asked.memory or 0) > memory:
+            return f"no node is that large: the largest have {cpu:g} cores, and {format_size(int(memory))} of memory."
+        for way in ways:
+            most = max(node.room.get(way.resource, 0.0) for node in nodes)
+            if most < way.count:
+                return f"no node has {way.count} {way.resource}: the most there is on one is {most:g}."
+        return "no node has the GPUs that it asks for together with so many cores and so much memory, where it may run."
+
+
+def _above(text: str | None, least: int) -> bool:
+    return text is not None and text.isdecimal() and int(text) > least
