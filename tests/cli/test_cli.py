@@ -299,7 +299,7 @@ MISTAKES = [
     (["plan", "s.yaml", "--profile", "smok"], "smoke"),
     (["plan", "s.yaml", "--set", "steps.train.retreis=2"], "retries"),
     (["plan", "s.yaml", "--on", "nautlius"], "nautilus"),
-    (["run", "s.yaml", "--on", "nautilus"], "does not submit to them yet"),
+    (["run", "s.yaml", "--on", "nautilus"], "would refuse this; nothing was created"),
     (["plan", "s.yaml", "--store", "ftp://x/y"], "ftp://"),
     (["run", "s.yaml", "-j", "0"], "greater than or equal to 1"),
     (["results", "s.yaml", "--format", "xls"], "latex"),

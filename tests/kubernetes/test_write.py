@@ -84,11 +84,14 @@ def test_json_has_policies_on_a_cluster_only(shoal: Shoal) -> None:
     assert {"level", "rule", "text", "reason", "link", "hint"} == set(found[0])
 
 
-def test_run_says_that_it_does_not_submit_yet(shoal: Shoal, folder: Path) -> None:
-    done = shoal("run", "study.yaml", "--on", "nautilus", code=2)
-    assert "plans for clusters, but does not submit to them yet" in done.stderr
+def test_run_without_a_login_says_so_and_leaves_nothing(
+    shoal: Shoal, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(folder / "no-such-file"))
+    done = shoal("run", "study.yaml", "--on", "mine", code=2)
+    assert "there is no kubeconfig" in done.stderr
     assert done.stdout == ""
-    assert not (folder / "runs").exists()
+    assert not [path for path in folder.iterdir() if path.name.startswith("runs")]
     assert "Did you mean nautilus?" in shoal("run", "study.yaml", "--on", "nautlius", code=2).stderr
 
 
