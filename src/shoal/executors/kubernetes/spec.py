@@ -75,7 +75,19 @@ def pod_spec(
         StudyError: the command cannot be rendered.
         UsageError: the cluster has no store.
     """
-__all__ = ["AGENT", "CODE", "STAGE", "WORK", "Layout", "bucket_of", "layout_of", "pod_spec", "working_directory"]
+    gates = {one for need, ids in task.inputs.items() if plan.study.steps[need].gate is not None for one in ids}
+    spec = attempt_spec(
+        plan,
+        task,
+        layout_of(cluster, plan.study.study),
+        number=number,
+        cwd=working_directory(has_code),
+        data={name: (place, None) for name, place in data_of(plan.study, plan.step(task)).items()},
+        code=code,
+        resources=with_defaults(cluster, resources_of(plan, task, overrides)),
+        executor="kubernetes",
+        input_digests=dict.fromkeys(sorted(gates)),
+    )
     return {**spec, **bucket_of(cluster)}
 
 
