@@ -102,15 +102,13 @@ class Pyramid(nn.Module):
 class ViTPyramid(nn.Module):
     """The simple feature pyramid of ViTDet (Li et al. 2022, arXiv 2203.16527): all levels from a plain transformer's last map.
 
-    With patches of 16 pixels the levels have strides 8 (a transposed convolution), 16, 32 (pooling), and, with ``extra``, 64 and
-    128 as RetinaNet's.
-
     Args:
         name: of a timm vision transformer.
         weights: where pretrained weights come from.
         channels: of each level.
         image_size: side of the images that positions are made for; others are interpolated.
-        extra: the two coarser levels.
+        scales: of the levels against the last map: 2 (a transposed convolution), 1, 0.5, 0.25 (pooling).
+        extra: two coarser levels, as RetinaNet's.
         options: of the timm model.
     """
 
@@ -121,6 +119,7 @@ class ViTPyramid(nn.Module):
         *,
         channels: int = 256,
         image_size: int = 512,
+        scales: Sequence[float] = (2, 1, 0.5),
         extra: bool = True,
         options: Mapping[str, Any] | None = None,
     ) -> None:
@@ -132,17 +131,21 @@ class ViTPyramid(nn.Module):
         given: dict[str, Any] = {"img_size": image_size, "dynamic_img_size": True, "num_classes": 0, "global_pool": ""}
         self.body = timm_model(name, weights, **given | dict(options or {}))
         wide = int(self.body.embed_dim)
-        fine = nn.Sequential(nn.ConvTranspose2d(wide, wide // 2, 2, 2))
-        steps = [(fine, wide // 2), (nn.Identity(), wide), (nn.MaxPool2d(2), wide)]
+        steps: dict[float, tuple[nn.Module, int]] = {
+            2: (nn.ConvTranspose2d(wide, wide // 2, 2, 2), wide // 2),
+            1: (nn.Identity(), wide),
+            0.5: (nn.MaxPool2d(2), wide),
+            0.25: (nn.MaxPool2d(4), wide),
+        }
         self.levels = nn.ModuleList(
             nn.Sequential(
-                step,
-                nn.Conv2d(c, channels, 1, bias=False),
+                steps[scale][0],
+                nn.Conv2d(steps[scale][1], channels, 1, bias=False),
                 LayerNorm2d(channels),
                 nn.Conv2d(channels, channels, 3, padding=1, bias=False),
                 LayerNorm2d(channels),
             )
-            for step, c in steps
+            for scale in scales
         )
         self.extra = LastLevelP6P7(channels, channels) if extra else None
         self.out_channels = channels
