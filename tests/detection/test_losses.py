@@ -34,7 +34,11 @@ boxes = st.tuples(corner, corner, side, side).map(lambda b: (b[0], b[1], b[0] + 
 @given(boxes, st.integers(0, 63), st.integers(0, 63), st.sampled_from([8.0, 16.0, 32.0]))
 @settings(max_examples=60, deadline=None)
 def test_yolox_boxes_come_back(box: tuple[float, ...], x: int, y: int, stride: float) -> None:
-    given_box, cell, one = torch.tensor([box]).double(), torch.tensor([[x, y]]).double(), torch.tensor([[stride]]).double()
+    given_box, cell, one = (
+        torch.tensor([box]).double(),
+        torch.tensor([[x, y]]).double(),
+        torch.tensor([[stride]]).double(),
+    )
     raw = yolox.encode(given_box, cell, one)
     assert torch.allclose(yolox.decode(raw, cell, one), given_box, atol=1e-6)
 

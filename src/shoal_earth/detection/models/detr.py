@@ -186,12 +186,13 @@ def _published(model_class: Any, name: str, kind: _Kind, classes: int, image_siz
         )
     except Exception as error:  # of network, hub, cache and file formats: a dozen kinds
         raise missing(name, str(source), error) from None
+    absent = _own_heads(model, set(report["missing_keys"]))
     heads = (*_CLASS_HEADS, "class_labels_classifier", "denoising_class_embed")
-    absent = [key for key in report["missing_keys"] if not any(h in key for h in heads) and "num_batches" not in key]
-    differing = [key for key, *_ in report["mismatched_keys"] if not any(h in key for h in heads)]
-    if absent or differing:
-        raise missing(name, str(source), ValueError(f"it does not fit the model: {(absent + differing)[0]}"))
-    _own_heads(model)
+    wrong = [
+        key for key in [*absent, *(key for key, *_ in report["mismatched_keys"])] if not any(h in key for h in heads)
+    ]
+    if wrong := [key for key in wrong if not key.endswith("num_batches_tracked")]:
+        raise missing(name, str(source), ValueError(f"it does not fit the model: {sorted(wrong)[0]}"))
     _thaw(model.model.backbone)
     _start_classes(model)
     return model
@@ -214,12 +215,28 @@ def _wake(model: Any, name: str) -> None:
             nn.init.zeros_(head.layers[-1].bias)
 
 
-def _own_heads(model: Any) -> None:
-    """Where boxes are refined each layer has heads of its own (arXiv 2010.04159, A.4), which decoder and model share."""
+def _own_heads(model: Any, absent: set[str] | frozenset[str] = frozenset()) -> set[str]:
+    """Where boxes are refined each layer has heads of its own (arXiv 2010.04159, A.4), which decoder and model share.
+
+    Args:
+        model: of transformers.
+        absent: names that a checkpoint lacked. It may hold shared heads under either name.
+
+    Returns:
+        The names that are still absent.
+    """
     decoder = getattr(model.model, "decoder", None)
     for heads in ("class_embed", "bbox_embed"):
-        if isinstance(getattr(decoder, heads, None), nn.ModuleList):
+        if not isinstance(getattr(decoder, heads, None), nn.ModuleList):
+            continue
+        outer, inner = f"{heads}.", f"model.decoder.{heads}."
+        if any(key.startswith(outer) for key in absent) and not any(key.startswith(inner) for key in absent):
+            setattr(model, heads, getattr(decoder, heads))
+            absent = {key for key in absent if not key.startswith(outer)}
+        else:
             setattr(decoder, heads, getattr(model, heads))
+            absent = {key for key in absent if not key.startswith(inner)}
+    return set(absent)
 
 
 def _start_classes(model: Any) -> None:

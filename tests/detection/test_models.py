@@ -1,0 +1,315 @@
+"""Every detector of the registry in its tiny size; the published sizes by their parameters; weights."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from shoal.errors import UsageError
+from shoal_earth.detection.models import DETECTORS, PAPER, build_detector, cost, recipe
+from shoal_earth.detection.models.detector import Detector
+
+SIDE = 128
+ALL = sorted(DETECTORS)
+
+
+def tiny(name: str, classes: int = 3, seed: int = 0) -> Detector:
+    torch.manual_seed(seed)
+    return build_detector(name, classes, size="tiny", image_size=SIDE)
+
+
+@lru_cache(maxsize=1)
+def two_images() -> tuple[Tensor, list[dict[str, Tensor]]]:
+    """Two grey images with bright squares, and a third with nothing in it."""
+    images = torch.full((3, 3, SIDE, SIDE), 0.3)
+    images += torch.randn(images.shape, generator=torch.Generator().manual_seed(0)) * 0.02
+    boxes = [
+        torch.tensor([[12.0, 20, 44, 52], [70, 60, 102, 92]]),
+        torch.tensor([[60.0, 16, 92, 48]]),
+        torch.zeros(0, 4),
+    ]
+    labels = [torch.tensor([0, 2]), torch.tensor([2]), torch.zeros(0, dtype=torch.long)]
+    for image, own, kinds in zip(images, boxes, labels, strict=True):
+        for (left, top, right, bottom), kind in zip(own.int().tolist(), kinds.tolist(), strict=True):
+            image[kind, top:bottom, left:right] = 0.95
+    return images, [{"boxes": b, "labels": n} for b, n in zip(boxes, labels, strict=True)]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_losses_are_finite_and_reach_every_weight_with_and_without_boxes(name: str) -> None:
+    """The latter is what DistributedDataParallel waits for: no process may lack the gradient of a weight."""
+    model = tiny(name)
+    images, targets = two_images()
+    for wanted in (targets, [targets[2]] * 3):
+        model.zero_grad()
+        found = model(images, wanted)
+        assert all(torch.isfinite(value) for value in found.values())
+        parts = [value for part, value in found.items() if part != "loss"]
+        assert float(found["loss"].detach()) == pytest.approx(float(sum(p.detach() for p in parts)), rel=1e-4)
+        found["loss"].backward()
+        lacking = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        assert not lacking, lacking
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_detections_are_inside_of_the_image_with_labels_from_0(name: str) -> None:
+    model = tiny(name).eval()
+    for high, wide in ((SIDE, SIDE), (100, 150)):
+        with torch.no_grad():
+            found = model(torch.rand(2, 3, high, wide, generator=torch.Generator().manual_seed(1)))
+        assert len(found) == 2
+        for one in found:
+            boxes, scores, labels = one["boxes"], one["scores"], one["labels"]
+            assert len(boxes) == len(scores) == len(labels) <= 300
+            assert boxes.shape[1:] == (4,)
+            assert labels.dtype == torch.int64
+            assert ((boxes >= 0) & (boxes <= torch.tensor([wide, high, wide, high]))).all()
+            assert (boxes[:, 2:] > boxes[:, :2]).all()
+            assert ((labels >= 0) & (labels < 3)).all()
+            assert ((scores >= 0) & (scores <= 1)).all()
+            assert (scores[:-1] >= scores[1:]).all()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_same_seed_gives_the_same_steps_and_the_loss_of_two_images_falls(name: str) -> None:
+    images, targets = two_images()
+
+    def steps(count: int) -> list[float]:
+        model = tiny(name)
+        optimizer = recipe(name, size="tiny").build_optimizer(model)
+        torch.manual_seed(1)
+        seen = []
+        for _ in range(count):
+            loss = model(images[:2], targets[:2])["loss"]
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            optimizer.step()
+            seen.append(float(loss.detach()))
+        return seen
+
+    seen = steps(14)
+    assert min(seen[-3:]) < 0.85 * seen[0], seen
+    assert steps(3) == seen[:3]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_state_is_read_into_another_model_of_other_origin(name: str) -> None:
+    one, other = tiny(name).eval(), tiny(name, seed=7).eval()
+    other.load_state_dict(one.state_dict())
+    images = two_images()[0][:1]
+    with torch.no_grad():
+        mine, theirs = one(images)[0], other(images)[0]
+    assert all(torch.equal(mine[key], theirs[key]) for key in ("boxes", "scores", "labels"))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_half_precision_runs(name: str) -> None:
+    model = tiny(name)
+    images, targets = two_images()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(images, targets)["loss"]
+        assert loss.dtype == torch.float32
+        loss.backward()
+        assert torch.isfinite(loss)
+        with torch.no_grad():
+            found = model.eval()(images)
+    assert found[0]["boxes"].dtype == torch.float32
+
+
+def test_boxes_beyond_the_image_and_without_width_are_put_right() -> None:
+    model = tiny("yolov3")
+    images, _ = two_images()
+    odd = torch.tensor([[-20.0, 5, 30, 40], [50, 50, 50, 60], [120, 100, 500, 130], [300, 300, 320, 330]])
+    target = {"boxes": odd, "labels": torch.tensor([0, 1, 2, 0])}
+    assert torch.isfinite(model.losses(images[:1], [target])["loss"])
+
+
+def test_a_detector_says_what_it_wants() -> None:
+    with pytest.raises(UsageError, match="no detector"):
+        build_detector("yolov9", 3)
+    with pytest.raises(UsageError, match="no size"):
+        build_detector("ssd", 3, size="huge")
+    with pytest.raises(UsageError, match="at least one class"):
+        build_detector("yolox", 0, size="tiny")
+    with pytest.raises(UsageError, match="at least 64"):
+        build_detector("ssd", 3, size="tiny", image_size=32)
+    model = tiny("ssd")
+    with pytest.raises(UsageError, match="targets"):
+        model(torch.zeros(1, 3, SIDE, SIDE))
+    with pytest.raises(UsageError, match="training mode"):
+        model.eval().losses(torch.zeros(1, 3, SIDE, SIDE), [])
+
+
+# --- published sizes ------------------------------------------------------------------------------------------------------
+
+R50, X101 = 23_508_032, 81_406_272
+"""Backbones without classifier: torchvision's documentation gives 25,557,032 and 83,455,272, of which 2,049,000 are its."""
+
+PUBLISHED: dict[str, tuple[float, str]] = {
+    # A detector of 80 classes, as on COCO.
+    "convnext": (48e6 - 2.62e6, "Mask R-CNN of ConvNeXt-T, 48 M (Swin-T's in arXiv 2103.14030), without its mask head"),
+    "swin": (
+        48e6 - 2.62e6,
+        "Mask R-CNN of Swin-T, 48 M (README of Swin-Transformer-Object-Detection), without its mask head",
+    ),
+    "vit": (
+        85.8e6 + 11.9e6,
+        "ViT-B/16 without classifier (85.8 M, timm) and by hand: pyramid 5.1 M, RetinaNet heads 6.8 M",
+    ),
+    "detr": (41e6, "arXiv 2005.12872, table 1"),
+    "deformable-detr": (41e6, "README of fundamentalvision/Deformable-DETR: two-stage, refined, 41 M"),
+    "fcos": (32_269_600 + X101 - R50, "torchvision's fcos_resnet50_fpn (91 classes), with the other backbone"),
+    "retinanet": (95.5e6, "arXiv 2102.12122, table 3: ResNeXt101-64x4d"),
+    "ssd": (36.04e6, "counted layer by layer from arXiv 1512.02325, figure 2: VGG16 20.48, extras 3.9, heads 11.7"),
+    "yolov3": (
+        61_949_149,
+        "DarkNet's yolov3.weights: 248,007,048 bytes less a header, 4 each, statistics of norms apart",
+    ),
+    "yolox": (99.1e6, "arXiv 2107.08430, table 3"),
+    "rtdetrv2": (42e6, "arXiv 2407.17140, table 1: R50, 42 M"),
+    "dfine": (31e6, "arXiv 2410.13842, table 1: L"),
+}
+
+
+def published(name: str) -> Detector:
+    with torch.device("meta"):
+        return build_detector(name, 80)
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_published_sizes_have_their_parameters(name: str) -> None:
+    expected, source = PUBLISHED[name]
+    count = sum(p.numel() for p in published(name).parameters())
+    assert count == pytest.approx(expected, rel=0.02 if name != "rtdetrv2" else 0.025), source
+
+
+def test_rf_detr_has_its_parameters_when_it_detects() -> None:
+    """Base has 29 M (README of roboflow/rf-detr); the queries and heads of 12 of 13 groups serve training alone."""
+    model: Any = published("rfdetr")
+    every = sum(p.numel() for p in model.parameters())
+    groups = ("reference_point_embed", "query_feat", "enc_output", "enc_out_")
+    alike = sum(p.numel() for n, p in model.model.model.named_parameters() if n.startswith(groups))
+    assert every - alike * 12 / 13 == pytest.approx(29e6, rel=0.02)
+
+
+def test_all_ten_of_the_paper_are_there() -> None:
+    assert len(PAPER) == 10
+    assert set(PAPER) <= set(DETECTORS)
+    assert {"rtdetrv2", "dfine", "rfdetr"} <= set(DETECTORS)
+
+
+def test_the_cost_of_a_detector() -> None:
+    model = tiny("fcos")
+    found = cost(model, SIDE)
+    assert found.parameters == sum(p.numel() for p in model.parameters())
+    # The first convolution alone: 3 x 3 x 3 inputs, 8 outputs, a quarter of the pixels, two operations.
+    assert found.flops > 27 * 8 * (SIDE // 2) ** 2 * 2
+    assert cost(model, 2 * SIDE).flops == pytest.approx(4 * found.flops, rel=0.01)
+    assert model.training
+
+
+# --- pretrained weights ---------------------------------------------------------------------------------------------------
+
+
+def test_missing_weights_are_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such folder"):
+        build_detector("fcos", 3, pretrained=tmp_path / "none")
+    for name, file in (("convnext", "convnext_tiny"), ("ssd", "vgg16"), ("detr", "detr"), ("yolox", "yolox_x")):
+        with pytest.raises(UsageError, match=file) as caught:
+            build_detector(name, 3, pretrained=tmp_path)
+        assert "--pretrained none" in str(caught.value)
+    with pytest.raises(UsageError, match=r"yolox_x\.pth"):
+        build_detector("yolox", 3, pretrained="auto")
+    with pytest.raises(UsageError, match="size tiny"):
+        build_detector("fcos", 3, size="tiny", pretrained="auto")
+    (tmp_path / "yolox_x.pth").write_bytes(b"no weights")
+    with pytest.raises(UsageError, match="cannot be read as weights"):
+        build_detector("yolox", 3, pretrained=tmp_path)
+
+
+def test_a_backbone_from_a_folder(tmp_path: Path) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    backbone = timm.create_model("convnext_tiny", pretrained=False)
+    save_file(backbone.state_dict(), tmp_path / "convnext_tiny.fb_in1k.safetensors")
+    model = build_detector("convnext", 3, pretrained=tmp_path)
+    body = dict(model.named_parameters())["model.backbone.body.body.stem_0.weight"]
+    assert torch.equal(body, backbone.stem[0].weight)
+
+
+@pytest.mark.parametrize("kept", ["", "model.decoder."])
+def test_a_whole_detector_from_a_folder_keeps_all_but_the_heads_of_its_classes(tmp_path: Path, kept: str) -> None:
+    """Whichever of its two names a checkpoint has for the heads that decoder and model share."""
+    from safetensors.torch import load_file, save_file
+    from transformers import DeformableDetrForObjectDetection
+
+    from shoal_earth.detection.models.detr_sizes import configuration
+
+    folder = tmp_path / "deformable-detr"
+    theirs = DeformableDetrForObjectDetection(configuration("deformable-detr", 91, "published", 512))
+    theirs.save_pretrained(folder)
+    state = load_file(folder / "model.safetensors")
+    dropped = "model.decoder." if not kept else ""
+    state = {n: v for n, v in state.items() if not n.startswith((f"{dropped}class_embed", f"{dropped}bbox_embed"))}
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+
+    model: Any = build_detector("deformable-detr", 3, pretrained=tmp_path)
+    own = model.model.state_dict()
+    heads = ("class_embed", "bbox_embed", "model.decoder.class_embed", "model.decoder.bbox_embed")
+    kept_ones = (f"{kept}class_embed", f"{kept}bbox_embed")
+    other = {n: v for n, v in theirs.state_dict().items() if n.startswith(kept_ones) or not n.startswith(heads)}
+    differing = {n for n, v in other.items() if own[n].shape != v.shape or not torch.equal(own[n], v)}
+    assert len(differing) == 14
+    assert all("class_embed" in name for name in differing), differing
+    assert own["class_embed.0.weight"].shape == (3, 256)
+    assert model.model.bbox_embed is model.model.model.decoder.bbox_embed
+    norms = [m for m in model.model.model.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert norms
+    assert not any(m.training for m in model.train().modules() if m in norms)
+
+    save_file(
+        {n: v for n, v in state.items() if "level_embed" not in n}, folder / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(UsageError, match="level_embed"):
+        build_detector("deformable-detr", 3, pretrained=tmp_path)
+
+
+def test_yolox_reads_the_checkpoint_of_its_authors(tmp_path: Path) -> None:
+    """Whose parts have the names of ours; the classes of COCO are exchanged."""
+    from shoal_earth.detection.models.weights import fill, read_state
+    from shoal_earth.detection.models.yolox import YOLOX
+
+    torch.manual_seed(0)
+    coco, own = YOLOX(80, 0.33, 0.25), YOLOX(3, 0.33, 0.25)
+    torch.save({"model": coco.state_dict(), "amp": None}, tmp_path / "yolox_x.pth")
+    state = read_state(tmp_path / "yolox_x.pth")
+    assert {"backbone.backbone.dark5.1.conv2.bn.running_var", "head.obj_preds.2.bias"} <= set(state)
+    left = fill(own, state, "it", renew=("cls_preds",))
+    assert len(left) == 6
+    assert all("cls_preds" in name for name in left)
+    assert torch.equal(own.backbone.C3_n4.conv3.conv.weight, coco.backbone.C3_n4.conv3.conv.weight)
+    with pytest.raises(UsageError, match="does not fit"):
+        fill(own, dict(list(state.items())[9:]), "it", renew=("cls_preds",))
+
+
+def test_fc6_and_fc7_of_ssd_are_thinned_from_vgg() -> None:
+    import timm
+
+    from shoal_earth.detection.models.ssd import _BLOCKS, _EXTRAS, _WIDTHS, VGGMaps
+
+    vgg = timm.create_model("vgg16", pretrained=False, num_classes=0)
+    maps = VGGMaps(_BLOCKS, _WIDTHS, 1024, _EXTRAS, norm=False)
+    maps.fill(vgg)
+    own = dict(maps.named_parameters())
+    assert torch.equal(own["fine.0.weight"], vgg.features[0].weight)
+    assert torch.equal(own["coarse.8.weight"][5, :, 2, 1], vgg.pre_logits.fc1.weight[20, :, 6, 3])
+    with torch.no_grad():
+        found = maps.eval()(torch.zeros(1, 3, 512, 512))
+    assert [m.shape[-1] for m in found.values()] == [64, 32, 16, 8, 4, 2, 1]
