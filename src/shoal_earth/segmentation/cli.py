@@ -149,7 +149,7 @@ def weights_command(
     encoder: Annotated[str, typer.Option(help="Encoder, e.g. resnet50; give it again for more.")],
     out: Annotated[Path, typer.Option(help="Folder for ENCODER.safetensors; for train's --weights-folder.")],
     source: Annotated[
-        str, typer.Option(help="imagenet, or random: to try things out where there is no network.")
+        str, typer.Option(help="imagenet, a file, or random: to try things out where there is no network.")
     ] = "imagenet",
     seed: Annotated[int, typer.Option(help="Of random weights.")] = 0,
 ) -> None:

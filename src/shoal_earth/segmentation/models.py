@@ -12,7 +12,7 @@ from torch import nn
 from shoal.errors import UsageError
 from shoal_earth.training.checkpoint import load_checkpoint
 
-__all__ = ["build_model", "load_model"]
+__all__ = ["build_model", "fill", "load_model"]
 
 
 def build_model(
@@ -88,7 +88,7 @@ def build_model(
     if depth is not None:
         _same_size(model, name, depth, bands)
     if file:
-        _fill(model.get_submodule("encoder"), file, encoder)
+        fill(model.get_submodule("encoder"), file, encoder)
     return model
 
 
@@ -123,7 +123,12 @@ def _decoder(name: str, accepted: Any, stages: int, width: int | None) -> dict[s
     raise UsageError(f"the width of {name}'s decoder cannot be chosen", hint="Leave --width out for this model.")
 
 
-def _fill(encoder: nn.Module, file: Path, name: str) -> None:
+def fill(encoder: nn.Module, file: Path, name: str) -> None:
+    """Read the weights of an encoder from a file.
+
+    Raises:
+        UsageError: it is missing, damaged, or of another encoder.
+    """
     if file.suffix == ".safetensors":
         from safetensors.torch import load_file
 

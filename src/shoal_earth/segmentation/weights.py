@@ -6,6 +6,7 @@ from pathlib import Path
 
 from shoal.errors import UsageError
 from shoal_earth.rasters.output import publish
+from shoal_earth.segmentation.models import fill
 
 __all__ = ["choose_weights", "save_encoder"]
 
@@ -52,7 +53,8 @@ def save_encoder(encoder: str, folder: Path, *, source: str = "imagenet", seed: 
     Args:
         encoder: of segmentation_models_pytorch, or ``tu-`` and a timm model.
         folder: where to.
-        source: name of weights on the hub, or ``random``: no knowledge at all, only to try a study out.
+        source: name of weights on the hub; a file of the encoder's weights; or ``random``: no knowledge at all, only to try a
+            study out.
         seed: of random weights.
 
     Raises:
@@ -64,14 +66,17 @@ def save_encoder(encoder: str, folder: Path, *, source: str = "imagenet", seed: 
     from safetensors.torch import save_file
 
     torch.manual_seed(seed)
+    file = Path(source) if Path(source).suffix in _SUFFIXES else None
     try:
-        model = smp.encoders.get_encoder(encoder, in_channels=3, weights=None if source == "random" else source)
+        model = smp.encoders.get_encoder(encoder, in_channels=3, weights=None if file or source == "random" else source)
     except Exception as error:
         reason = str(error).strip().strip("'\"").splitlines()[0][:300] if str(error).strip() else type(error).__name__
         raise UsageError(
             f'the weights "{source}" of {encoder} cannot be had: {reason}',
-            hint="They come from the model hub or its cache: run this where there is network.",
+            hint="They come from the model hub or its cache: run this where there is network, or name a file of them.",
         ) from None
+    if file:
+        fill(model, file, encoder)
     path = folder / f"{encoder}.safetensors"
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
     with publish(path) as temporary:
