@@ -27,7 +27,26 @@ def predict_command(
     skip_hidden: Annotated[bool, typer.Option(help="Judge nothing under cloud or shadow.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
-    """Map a whole scene with a trained model: GeoTIFFs of classes and probability, and polygons with hectares."""
+    """Map a whole scene with a trained model: GeoTIFFs of classes and probability, and polygons with hectares.
+
+    A detector gives the objects that it finds instead, as detection predict does.
+    """
+    from shoal_earth.training.checkpoint import find_checkpoint, load_checkpoint
+
+    if load_checkpoint(find_checkpoint(model))["meta"].get("kind") == "detection":
+        from shoal_earth.detection.mapping import detect_images
+
+        (found,) = detect_images(
+            model,
+            [scene],
+            out,
+            overlap=overlap,
+            batch_size=batch_size,
+            min_score=0.3 if threshold is None else threshold,
+            device=device,
+        )
+        typer.echo(f"{found.count} objects: {', '.join(map(str, found.maps)) or out}")
+        return
     from shoal_earth.segmentation.mapping import map_scene
 
     made = map_scene(
