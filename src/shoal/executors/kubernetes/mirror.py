@@ -183,13 +183,18 @@ def _result(spec: AttemptSpec, record: Mapping[str, Any], message: Mapping[str, 
         "code": spec.code,
         "started": record["started"],
         "ended": record["ended"],
-        "seconds": float(message.get("seconds") or 0.0),
+        "seconds": float(message.get("seconds") or _span(record)),
     }
 
 
 def _lost(record: Mapping[str, Any]) -> float:
     begin = max(seconds(record.get("started")) or 0.0, seconds(record.get("checkpointed")) or 0.0)
     return round(max(0.0, (seconds(record.get("ended")) or time.time()) - begin), 3) if begin else 0.0
+
+
+def _span(record: Mapping[str, Any]) -> float:
+    start, end = seconds(record.get("started")), seconds(record.get("ended"))
+    return round(max(0.0, end - start), 3) if start is not None and end is not None else 0.0
 
 
 def _precise(text: str | None) -> str | None:
