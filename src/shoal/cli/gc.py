@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli.common import JsonOption, StoreOption, StudyArgument, print_json, size
+from shoal.cli.common import JsonOption, OnOption, StoreOption, StudyArgument, open_study, print_json, size
 
 
 def register(app: typer.Typer) -> None:
@@ -35,17 +35,18 @@ def gc(
     ] = False,
     json: JsonOption = False,
     store: StoreOption = None,
+    on: OnOption = None,
 ) -> None:
     """Show, or with --yes remove, what nothing needs any more.
 
     That is: tasks that are in the study no longer, under any of its profiles; checkpoints of finished tasks (their outputs
-    stay); copies of code that no result was made with; what a kill left half-made.
+    stay); copies of code that no result was made with; what a kill left half-made. On a cluster also the study's Jobs and
+    whatever else of it is in the namespace, once nothing of it runs; results stay, logs of pods go.
     """
-    from shoal.store import RunnerLock, open_store
-    from shoal.study import load_study
+    from shoal.store import RunnerLock
 
-    loaded = load_study(study)
-    mine = open_store(store, beside=loaded.folder, default=loaded.store).study(loaded.study)
+    opened = open_study(study, store=store, as_last_run=True, on=on)
+    mine = opened.store
     found: list[Garbage] = []
     if mine.root.is_dir():
         with RunnerLock(mine.lock):
@@ -54,11 +55,18 @@ def gc(
                 for item in found:
                     _remove(item.path)
     total = sum(item.bytes for item in found)
+    objects: dict[str, int] = {}
+    running = 0
+    if opened.on is not None:
+        from shoal.cli.on_cluster import remove_all
+
+        objects, running = remove_all(opened, yes=yes)
     if json:
         print_json(
             {
                 "removed": yes,
                 "bytes": total,
+                "objects": objects,
                 "items": [{"path": str(item.path), "why": item.why, "bytes": item.bytes} for item in found],
             }
         )
@@ -68,9 +76,14 @@ def gc(
         by_why.setdefault(item.why, []).append(item)
     for why, items in by_why.items():
         typer.echo(f"{len(items):>6}  {size(sum(item.bytes for item in items)):>8}  {why}")
-    if not found:
+    if objects:
+        listed = ", ".join(f"{count} {plural}" for plural, count in objects.items())
+        typer.echo(f"on {opened.on}: {listed}{' removed' if yes and not running else ''}")
+        if running:
+            typer.echo(f"{running} of these Jobs run, so they are left; end them with: shoal stop {study}")
+    if not found and not objects:
         typer.echo("nothing to remove")
-    else:
+    elif found:
         typer.echo(f"{'removed' if yes else 'to remove with --yes:'} {size(total)}")
 
 

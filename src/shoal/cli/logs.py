@@ -54,6 +54,11 @@ def logs(
         raise UsageError(f"{record.step} {record.id} has no attempt {attempt}; it has {len(record.attempts)}")
     number = attempt or (record.last.number if record.last else 1)
     path = folder.attempt(number) / "log.txt"
+    if opened.on is not None and (follow or not path.exists()):
+        from shoal.cli.on_cluster import print_log
+
+        if print_log(opened, record, number, follow=follow, tail=tail):
+            return
     print(f"==> {record.step} {record.id}, attempt {number}: {path}", file=sys.stderr)
     position = _print(path, 0 if tail is None else _tail(path, tail))
     while follow:

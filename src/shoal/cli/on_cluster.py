@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from shoal.executors.kubernetes.client import Client
     from shoal.executors.kubernetes.executor import KubernetesExecutor
     from shoal.plan import Plan
-    from shoal.store import Snapshot
+    from shoal.store import Snapshot, TaskRecord
     from shoal.store.state import Sources, TaskState
 
 _COLOURS = {"ok": "green", "note": "cyan", "warn": "yellow", "error": "bold red"}
@@ -170,6 +170,89 @@ def open_cluster(
     except BaseException:
         client.close()
         raise
+
+
+def print_log(opened: Opened, record: TaskRecord, number: int, *, follow: bool, tail: int | None) -> bool:
+    """Print what an attempt prints, or printed, from its pod; return whether there was one.
+
+    Raises:
+        ApiError, LoginError: the cluster does not answer.
+    """
+    import sys
+    import time
+
+    from shoal.clusters import load_cluster
+    from shoal.executors.kubernetes import names
+    from shoal.executors.kubernetes.client import PODS, Invalid, NotFound
+    from shoal.executors.kubernetes.podspec import CONTAINER
+
+    assert opened.on is not None
+    cluster = load_cluster(opened.on, beside=opened.plan.study.folder)
+    client = connect_to(cluster, patience=8.0)
+    selector = names.selector(_scope(opened, cluster), task=record.id) + f",{names.ATTEMPT}={number}"
+    try:
+        waited = False
+        while True:
+            pods = client.list(PODS, selector=selector).items
+            if not pods:
+                return False
+            pod = min(pods, key=lambda one: (one["metadata"]["creationTimestamp"], one["metadata"]["name"]))
+            name = pod["metadata"]["name"]
+            print(f"==> {record.step} {record.id}, attempt {number}: pod {name}", file=sys.stderr)
+            try:
+                for block in client.logs(name, container=CONTAINER, follow=follow, tail=tail):
+                    sys.stdout.buffer.write(block)
+                    sys.stdout.buffer.flush()
+                return True
+            except NotFound:
+                return False
+            except Invalid as error:
+                # Its container has not started.
+                if not follow:
+                    print(error.said, file=sys.stderr)
+                    return True
+                if not waited:
+                    print(f"it has not started yet: {error.said}", file=sys.stderr)
+                waited = True
+                time.sleep(2.0)
+    finally:
+        client.close()
+
+
+def remove_all(opened: Opened, *, yes: bool) -> tuple[dict[str, int], int]:
+    """Count, or remove, everything that a study has left in its namespace.
+
+    Returns:
+        How many objects of each kind there are, and how many Jobs still run; with any of those nothing is removed.
+    """
+    from shoal.clusters import load_cluster
+    from shoal.executors.kubernetes import names
+    from shoal.executors.kubernetes.client import CONFIG_MAPS, JOBS, PODS, SERVICES
+
+    assert opened.on is not None
+    cluster = load_cluster(opened.on, beside=opened.plan.study.folder)
+    client = connect_to(cluster, patience=8.0)
+    selector = names.selector(_scope(opened, cluster))
+    try:
+        jobs = client.list(
+            JOBS, selector=selector, keep=lambda one: bool((one.get("status") or {}).get("active"))
+        ).items
+        kinds = (JOBS, PODS, SERVICES, CONFIG_MAPS)
+        counts = {one.plural: len(client.list(one, selector=selector, keep=lambda _: 1).items) for one in kinds}
+        if yes and not any(jobs):
+            for one in kinds:
+                client.delete_all(one, selector)
+        return {plural: count for plural, count in counts.items() if count}, sum(jobs)
+    finally:
+        client.close()
+
+
+def _scope(opened: Opened, cluster: Cluster) -> str:
+    from shoal.executors.kubernetes.manifests import Shared
+    from shoal.executors.kubernetes.spec import layout_of
+
+    layout_of(cluster, opened.plan.study.study)
+    return Shared(opened.plan.study.study, cluster).scope
 
 
 def open_to_stop(opened: Opened) -> KubernetesExecutor:

@@ -45,11 +45,12 @@ def status(
 
 def survey_status(opened: Opened) -> dict[str, Any]:
     """The state of a study for a program: keys as in ``docs/reference/cli.md``."""
-    from shoal.store import Snapshot, holder
+    from shoal.store import Snapshot, holder, read_json
     from shoal.store.sources import read_sources
     from shoal.store.state import State, survey
 
     plan = opened.plan
+    runner = holder(opened.store.lock)
     snapshot = Snapshot.read(opened.store, plan.order)
     states = survey(plan, snapshot, read_sources(plan.study, data_here=opened.on is None))
     steps = []
@@ -59,9 +60,15 @@ def survey_status(opened: Opened) -> dict[str, Any]:
         for task in plan.of_step(name):
             state = states[task.id]
             word = str(state.reason) if state.reason in ("failed", "interrupted") else str(state.state)
-            counts[word] += 1
             record = snapshot.tasks.get(task.id)
             last = record.last if record else None
+            why = None
+            if runner is not None and state.state is State.TODO and last is not None and last.state == "unstarted":
+                # Handed over, and not begun: where that takes a while, the executor says why.
+                word = "waiting"
+                waits = read_json(opened.store.task(name, task.id).attempt(last.number) / "waiting.json") or {}
+                why = waits.get("message")
+            counts[word] += 1
             failure = last.failure if last is not None and state.state is not State.DONE else None
             tasks.append(
                 {
@@ -70,6 +77,7 @@ def survey_status(opened: Opened) -> dict[str, Any]:
                     "params": task.params,
                     "state": word,
                     "attempts": last.number if last else 0,
+                    "waiting": why,
                     "failure": failure and {"class": failure.get("class"), "message": failure.get("message")},
                 }
             )
@@ -77,7 +85,7 @@ def survey_status(opened: Opened) -> dict[str, Any]:
     return {
         "study": plan.study.study,
         "store": str(opened.store.root),
-        "runner": holder(opened.store.lock),
+        "runner": runner,
         "steps": steps,
         "tasks": tasks,
     }
@@ -113,6 +121,9 @@ def _show(found: dict[str, Any], file: str) -> None:
     running = [task for task in found["tasks"] if task["state"] == "running"]
     for task in running[:12]:
         out.print(Text(f"  running  {task['step']} {task['id']}  {_point(task['params'])}", style="cyan"))
+    waits = Counter(task["waiting"] for task in found["tasks"] if task["waiting"])
+    for why, count in waits.most_common(5):
+        out.print(Text(f"  {count} {'waits' if count == 1 else 'wait'}: {why}", style="yellow"))
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for task in found["tasks"]:
         if task["state"] == "failed" and task["failure"]:

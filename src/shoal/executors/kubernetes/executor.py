@@ -63,6 +63,7 @@ class _Attempt:
     ending: Said | None = None  # its log is read before the end is told
     stop: StopReason | None = None
     now: bool = False
+    removing: bool = False  # it was asked for already
     tries: int = 0
     asked_again: int = 0
     given_up: Failure | None = None
@@ -224,8 +225,9 @@ class KubernetesExecutor:
                 del self._later[key]
                 self._end(attempt, None, _asked(reason))
             elif attempt.submitted:
+                attempt.removing = True
                 remove.append(key)
-            else:
+            elif not attempt.adopting:
                 self._submitter.drop(key)
         self._submitter.remove(remove, now=now)
 
@@ -346,7 +348,7 @@ class KubernetesExecutor:
         if not known and (told.before or not attempt.view.lost):
             attempt.view.job = JobSeen.of(told.job)
         if attempt.stop is not None:
-            self._submitter.remove([attempt.spec.key], now=attempt.now)
+            self._remove(attempt)
         elif told.before:
             # Its pods may have been seen before anybody here was interested in them.
             self._submitter.look(attempt.spec.key, told.job["metadata"]["name"])
@@ -375,6 +377,8 @@ class KubernetesExecutor:
             if {"jobs", "pods"} <= self._listed.keys():
                 self._find_out(attempt)
             return
+        if attempt.stop is not None and attempt.submitted and not attempt.removing:
+            self._remove(attempt)  # it was found after that
         said = look(attempt.view, attempt.spec.resources.nodes)
         if said.state == "running" or (said.state in ("succeeded", "failed") and said.pod is not None):
             self._starts(attempt, said.pod)
@@ -385,10 +389,18 @@ class KubernetesExecutor:
         elif said.state == "removed":
             self._conclude(attempt, said)
 
+    def _remove(self, attempt: _Attempt) -> None:
+        attempt.removing = True
+        self._submitter.remove([attempt.spec.key], now=attempt.now)
+
     def _find_out(self, attempt: _Attempt) -> None:
         """No Job of it is there, and no list knows better: submit it under its own name, unless it was to be stopped."""
         attempt.adopting = False
-        if not self._begins or agent.read_json(str(attempt.spec.folder / "stop")) is not None:
+        if (
+            not self._begins
+            or attempt.stop is not None
+            or agent.read_json(str(attempt.spec.folder / "stop")) is not None
+        ):
             self._conclude(attempt, Said("removed"))
         else:
             self._submit(attempt)

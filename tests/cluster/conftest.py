@@ -1,0 +1,142 @@
+"""A real control plane with fake nodes for the tests of this folder, and a namespace of its own for each of them."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from needs import require
+from shoal.executors.kubernetes.client import Client
+from shoal.executors.kubernetes.login import read_login
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))  # the testbed is no part of what is installed
+
+CLUSTER = """
+namespace: {namespace}
+store: {{claim: results, path: {store}}}
+defaults: {{image: "example.org/task:1", memory: 1Gi}}
+{more}
+"""
+_names = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def bed() -> Iterator[Any]:
+    """A control plane with 20 fake nodes, each with 8 GPUs."""
+    from testbed import BuildError, Testbed
+
+    try:
+        made = Testbed.start(nodes=20)
+    except BuildError as error:
+        require("cluster", False, f"there is no cluster, and none can be built: {error}")
+        raise
+    with made:
+        yield made
+
+
+class Lab:
+    """A namespace, its admin's login, and a folder with a cluster file ``lab``."""
+
+    def __init__(self, bed: Any, root: Path, store: Path | None = None) -> None:
+        self.bed, self.root = bed, root
+        self.namespace = f"lab-{os.getpid()}-{next(_names)}"
+        self.kubeconfig = bed.namespace_user(self.namespace)
+        self.admin = bed.api()
+        self.client = Client(read_login([self.kubeconfig]))
+        self.cluster()
+        self.claim("results", store or root / "claim")
+
+    def claim(self, name: str, place: Path) -> None:
+        """Make a claim that is a folder of the machine."""
+        volume = f"{self.namespace}-{name}"
+        common = {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteMany"], "storageClassName": ""}
+        spec = {**common, "hostPath": {"path": str(place)}, "claimRef": {"name": name, "namespace": self.namespace}}
+        self.admin.create("/api/v1/persistentvolumes", {"metadata": {"name": volume}, "spec": spec})
+        spec = {"accessModes": ["ReadWriteMany"], "storageClassName": "", "volumeName": volume}
+        spec["resources"] = {"requests": {"storage": "1Gi"}}  # type: ignore[assignment]
+        path = f"/api/v1/namespaces/{self.namespace}/persistentvolumeclaims"
+        self.admin.create(path, {"metadata": {"name": name}, "spec": spec})
+
+    def cluster(self, more: str = "", store: str = "/shoal") -> None:
+        """Write the cluster file."""
+        folder = self.root / "clusters"
+        folder.mkdir(exist_ok=True)
+        text = CLUSTER.format(namespace=self.namespace, store=store, more=more)
+        (folder / "lab.yaml").write_text(text)
+
+    def study(self, text: str) -> None:
+        """Write the study file."""
+        (self.root / "s.yaml").write_text(text)
+
+    def command(self, *arguments: str) -> tuple[list[str], dict[str, Any]]:
+        """A command line of ours, and how to start it."""
+        env = {name: value for name, value in os.environ.items() if not name.startswith("SHOAL_")}
+        env |= {"KUBECONFIG": str(self.kubeconfig), "XDG_CONFIG_HOME": str(self.root / "config"), "COLUMNS": "200"}
+        return [sys.executable, "-m", "shoal", *arguments], {"cwd": self.root, "env": env, "text": True}
+
+    def shoal(self, *arguments: str, code: int | None = 0, seconds: float = 240) -> subprocess.CompletedProcess[str]:
+        """Run a command line to its end."""
+        argv, how = self.command(*arguments)
+        done = subprocess.run(argv, capture_output=True, timeout=seconds, check=False, **how)
+        assert code is None or done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    def begin(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a command line."""
+        argv, how = self.command(*arguments)
+        return subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **how)
+
+    def status(self) -> dict[str, Any]:
+        """What ``shoal status`` says."""
+        found: dict[str, Any] = json.loads(self.shoal("status", "s.yaml", "--json").stdout)
+        return found
+
+    def counts(self) -> dict[str, int]:
+        """State to number of tasks."""
+        found: dict[str, int] = {}
+        for step in self.status()["steps"]:
+            for state, count in step["counts"].items():
+                found[state] = found.get(state, 0) + count
+        return found
+
+    def records(self, name: str) -> dict[str, Any]:
+        """Path below the study's store to content, of all files of a name."""
+        store = self.root / "runs-lab"
+        return {str(path.relative_to(store)): json.loads(path.read_text()) for path in sorted(store.glob(f"**/{name}"))}
+
+    def close(self) -> None:
+        """Remove the namespace."""
+        self.client.close()
+        with contextlib.suppress(Exception):
+            self.admin.request("DELETE", f"/api/v1/namespaces/{self.namespace}")
+        self.admin.close()
+
+
+@pytest.fixture
+def lab(bed: Any, tmp_path: Path) -> Iterator[Lab]:
+    """A namespace of its own."""
+    made = Lab(bed, tmp_path)
+    yield made
+    made.close()
+
+
+def until(check: Callable[[], Any], seconds: float = 60) -> Any:
+    """Wait until ``check`` gives something true, and return that."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := check():
+            return found
+        time.sleep(0.2)
+    raise AssertionError(f"did not come true in {seconds} s")
