@@ -1,8 +1,9 @@
 """Measures Shoal against floors and neighbours, prints one table and writes it to bench/RESULTS.md.
 
-    python bench/run.py [--quick] [--only a,b,c,d] [--rounds N] [--peer-tasks N] [--write FILE]
+    python bench/run.py [--quick] [--only a,b,c,d,e,f] [--rounds N] [--peer-tasks N] [--write FILE]
 
-Parts: (a) planning, (b) tasks that do nothing, (c) start of the command line, (d) the training loop.
+Parts: (a) planning, (b) tasks that do nothing, (c) start of the command line, (d) the training loop, (e) detection data, (f)
+detectors in the training loop.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import detection
 import machine
 import planning
 import startup
@@ -24,7 +26,7 @@ import trained
 from measure import BENCH, BenchError, Part
 
 RESULTS = BENCH / "RESULTS.md"
-PARTS = ("a", "b", "c", "d")
+PARTS = ("a", "b", "c", "d", "e", "f")
 
 
 def main() -> int:
@@ -93,6 +95,8 @@ def _parts(options: argparse.Namespace, folder: Path) -> dict[str, Callable[[], 
         "b": lambda: tasks.measure(folder, options.tasks, options.peer_tasks, rounds),
         "c": lambda: startup.measure(folder, starts),
         "d": lambda: trained.measure(folder, options.quick),
+        "e": lambda: detection.measure_data(folder, options.quick),
+        "f": lambda: detection.measure_training(folder, options.quick),
     }
     return {letter: measure for letter, measure in every.items() if letter in options.only}
 

@@ -72,7 +72,7 @@ def test_what_cannot_be_measured_is_told_and_is_no_success(bench, tmp_path):
     assert took.cpu > 0
     done = run("--quick", "--only", "x")
     assert done.returncode == 2
-    assert "parts are a, b, c, d" in done.stderr
+    assert "parts are a, b, c, d, e, f" in done.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux hands orphans to another process")
@@ -91,3 +91,17 @@ def test_ratios_are_taken_round_by_round(bench):
     ours, floor = measure.Spread((2.0, 30.0, 4.0)), measure.Spread((1.0, 10.0, 4.0))
     assert measure.ratios(ours, floor).values == (2.0, 3.0, 1.0)
     assert measure.ratios(ours, floor).shown(1) == "2.0 (1.0..3.0)"
+
+
+def test_detection_is_measured_with_small_sizes(tmp_path):
+    written = tmp_path / "results.md"
+    done = run("--quick", "--only", "e,f", "--write", written)
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = written.read_text()
+    for said in (
+        "## (e) Detection data",
+        "peer: pycocotools, 100 images",
+        "## (f) Detectors in training",
+        "| yolov3, tiny, 128 px",
+    ):
+        assert said in text

@@ -92,7 +92,7 @@ def _read_part(take: Collector, images: Path, labels: Path, split: str | None) -
         image = take.image(own, name, name, split=split)
         for at, line in enumerate(lines, 1):
             line = line.strip()
-            if head := _HEAD.fullmatch(line):
+            if ":" in line and (head := _HEAD.fullmatch(line)):
                 if image is not None and head[1].lower() == "gsd" and number(head[2]) > 0:
                     image.gsd = number(head[2])
             elif line:
