@@ -48,6 +48,40 @@ def failure_classes() -> str:
     return "\n".join(lines)
 
 
+def detectors() -> str:
+    """Every detector of the registry."""
+    from shoal_earth.detection.models import DETECTORS, PAPER
+
+    lines = ["| name | detector | family | of the ten | what `--pretrained auto` loads |", "|---|---|---|---|---|"]
+    for name, entry in DETECTORS.items():
+        cells = (f"`{name}`", entry.title, entry.family, "yes" if name in PAPER else "", entry.pretrained)
+        lines.append(f"| {' | '.join(map(_cell, cells))} |")
+    return "\n".join(lines)
+
+
+def recipes() -> str:
+    """Every published recipe."""
+    from shoal_earth.detection.models import DETECTORS, recipe
+
+    lines = ["| name | optimizer | rate | decay | batch of a GPU | schedule | warm-up | clip | augmentation |"]
+    lines.append("|---|---|---|---|---|---|---|---|---|")
+    for name in DETECTORS:
+        by = {dataset: recipe(name, dataset) for dataset in ("rareplanes", "dota", "xview")}
+        one = by["dota"]
+        rate, batch = (_each({d: getattr(r, key) for d, r in by.items()}) for key in ("lr", "batch_size"))
+        clip = "" if one.clip is None else f"{one.clip:g}"
+        cells = (f"`{name}`", one.optimizer, rate, f"{one.weight_decay:g}", batch, one.schedule, str(one.warmup), clip)
+        lines.append(f"| {' | '.join((*cells, one.augment))} |")
+    return "\n".join(lines)
+
+
+def _each(values: dict[str, Any]) -> str:
+    """One value, or those that differ with their datasets."""
+    usual = max(values.values(), key=list(values.values()).count)
+    others = [f"{value:g} ({dataset})" for dataset, value in values.items() if value != usual]
+    return ", ".join([f"{usual:g}", *others])
+
+
 def _verb(name: str, command: Any) -> str:
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     options = [p for p in command.params if p.param_type_name == "option" and not p.hidden]
@@ -72,4 +106,10 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-_MAKERS = {"study": study_reference, "commands": command_reference, "failures": failure_classes}
+_MAKERS = {
+    "study": study_reference,
+    "commands": command_reference,
+    "failures": failure_classes,
+    "detectors": detectors,
+    "recipes": recipes,
+}

@@ -224,8 +224,6 @@ def test_missing_weights_are_an_error_that_says_what_to_do(tmp_path: Path) -> No
         with pytest.raises(UsageError, match=file) as caught:
             build_detector(name, 3, pretrained=tmp_path)
         assert "--pretrained none" in str(caught.value)
-    with pytest.raises(UsageError, match=r"yolox_x\.pth"):
-        build_detector("yolox", 3, pretrained="auto")
     with pytest.raises(UsageError, match="size tiny"):
         build_detector("fcos", 3, size="tiny", pretrained="auto")
     (tmp_path / "yolox_x.pth").write_bytes(b"no weights")

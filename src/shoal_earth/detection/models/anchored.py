@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FasterRCNN, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.fcos import FCOS
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.retinanet import RetinaNet
+from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
 from torchvision.ops import MultiScaleRoIAlign
 
 from shoal_earth.detection.models.detector import Detector, Target, finish
@@ -138,10 +139,8 @@ def retinanet(classes: int, size: str, image_size: int, weights: Weights | None)
     """RetinaNet (Lin et al. 2017): focal loss, nine anchors a place. Published on ResNeXt-101 64x4d, strides 8 to 128."""
     if size == "published":
         maps = Maps("resnext101_64x4d.tv_in1k", (2, 3, 4), weights)
-        pyramid, sizes = Pyramid(maps, extra="input"), [32, 64, 128, 256, 512]
-    else:
-        pyramid, sizes = Pyramid(_tiny_maps(weights), 64), [16, 32, 64]
-    return _retinanet(pyramid, classes, sizes)
+        return _retinanet(Pyramid(maps, extra="input"), classes, [32, 64, 128, 256, 512])
+    return _retinanet(Pyramid(_tiny_maps(weights), 64), classes, [16, 32, 64], norm=True)
 
 
 def vit_retinanet(classes: int, size: str, image_size: int, weights: Weights | None) -> Detector:
@@ -164,16 +163,20 @@ def vit_retinanet(classes: int, size: str, image_size: int, weights: Weights | N
     pyramid.body.patch_embed.proj = nn.Sequential(
         *_half(3, 24), *_half(24, 48), *_half(48, 96), nn.Conv2d(96, options["embed_dim"], 1)
     )
-    return _retinanet(pyramid, classes, [16, 32, 64])
+    return _retinanet(pyramid, classes, [16, 32, 64], norm=True)
 
 
 def _half(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
     return nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
 
 
-def _retinanet(pyramid: nn.Module, classes: int, sizes: list[int]) -> Detector:
+def _retinanet(pyramid: Pyramid | ViTPyramid, classes: int, sizes: list[int], *, norm: bool = False) -> Detector:
+    """RetinaNet on a pyramid; with group norm in its heads, as FCOS has, it learns from a random start far sooner."""
+    anchors = _anchors(sizes, 3)
+    group = partial(nn.GroupNorm, 8) if norm else None
+    head = RetinaNetHead(pyramid.out_channels, anchors.num_anchors_per_location()[0], classes, norm_layer=group)
     model = RetinaNet(
-        pyramid, classes, anchor_generator=_anchors(sizes, 3), detections_per_img=_MOST, score_thresh=0.05
+        pyramid, classes, anchor_generator=anchors, head=head, detections_per_img=_MOST, score_thresh=0.05
     )
     return TorchvisionDetector(model, classes, background=False)
 

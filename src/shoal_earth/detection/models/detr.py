@@ -60,10 +60,21 @@ class TransformersDetector(Detector):
         softmax: see :class:`_Kind`.
         multiple: of pixels that it needs.
         pretrained: its backbone's batch norms keep their statistics.
+        content: (queries, channels) with which the queries begin; zeros by default, as in DETR.
     """
 
-    def __init__(self, model: Any, classes: int, *, softmax: bool, multiple: int, pretrained: bool) -> None:
+    def __init__(
+        self,
+        model: Any,
+        classes: int,
+        *,
+        softmax: bool,
+        multiple: int,
+        pretrained: bool,
+        content: Tensor | None = None,
+    ) -> None:
         super().__init__(classes, multiple=multiple)
+        self.content = None if content is None else nn.Parameter(content)
         model.loss_function = _in_float(model.loss_function)
         self.model, self.softmax, self.pretrained = model, softmax, pretrained
         self.train()
@@ -82,7 +93,7 @@ class TransformersDetector(Detector):
         labels = [
             {"class_labels": t["labels"], "boxes": box_convert(t["boxes"], "xyxy", "cxcywh") / size} for t in targets
         ]
-        output = self.model(pixel_values=images, labels=labels)
+        output = self._answer(images, labels=labels)
         config = self.model.config
         weights = {
             "bbox": getattr(config, "bbox_loss_coefficient", 1.0),
@@ -105,9 +116,14 @@ class TransformersDetector(Detector):
             parts["vfl"] = parts["vfl"] + 0.0 * unused.weight.sum()
         return parts
 
+    def _answer(self, images: Tensor, **given: Any) -> Any:
+        if self.content is not None:
+            given["decoder_inputs_embeds"] = self.content.expand(len(images), -1, -1)
+        return self.model(pixel_values=images, **given)
+
     def detect(self, images: Tensor, size: tuple[int, int]) -> list[Target]:
         """The best pairs of query and class."""
-        output = self.model(pixel_values=images)
+        output = self._answer(images)
         high, wide = images.shape[-2:]
         boxes = box_convert(output.pred_boxes.float(), "cxcywh", "xyxy")
         boxes = boxes * boxes.new_tensor([wide, high, wide, high])
@@ -170,6 +186,7 @@ def build(name: str, classes: int, size: str, image_size: int, weights: Weights 
         # Never used in detection: it would keep DistributedDataParallel waiting.
         if part.endswith("mask_token"):
             parameter.requires_grad_(False)
+    content = _to_places(model) if name == "detr" and size == "tiny" else None
     multiple = CONFIGS[name].multiple if size == "published" else CONFIGS[name].tiny_multiple
     return TransformersDetector(model, classes, softmax=kind.softmax, multiple=multiple, pretrained=weights is not None)
 
@@ -237,6 +254,36 @@ def _own_heads(model: Any, absent: set[str] | frozenset[str] = frozenset()) -> s
             setattr(decoder, heads, getattr(model, heads))
             absent = {key for key in absent if not key.startswith(inner)}
     return set(absent)
+
+
+def _to_places(model: Any) -> Tensor:
+    """Start DETR's queries at the places of a grid, where they look at first.
+
+    From nowhere, they need hundreds of epochs to find out that attention can be a matter of place (arXiv 2012.15750 and later
+    works). Nothing is added to the architecture but the queries' first content, which is learnt: positions are coded for small
+    maps, the queries begin as the codes of a grid, and queries and keys are compared alike.
+
+    Returns:
+        That content, (queries, channels).
+    """
+    inner = model.model
+    channels, count = inner.config.d_model, inner.config.num_queries
+    side = math.isqrt(count)
+    assert side * side == count
+    coding = inner.position_embedding
+    coding.temperature = 20
+    half = channels // 2
+    steps = coding.temperature ** (2 * (torch.arange(half) // 2) / half)
+    angles = (torch.arange(side) + 0.5)[:, None] / side * 2 * math.pi / steps
+    line = torch.stack([angles[:, 0::2].sin(), angles[:, 1::2].cos()], 2).flatten(1)
+    codes = torch.cat([line.repeat_interleave(side, 0), line.repeat(side, 1)], 1)
+    with torch.no_grad():
+        inner.query_position_embeddings.weight.copy_(codes)
+        for layer in inner.decoder.layers:
+            attention = layer.encoder_attn
+            nn.init.orthogonal_(attention.q_proj.weight)
+            attention.k_proj.weight.copy_(attention.q_proj.weight)
+    return codes.clone()
 
 
 def _start_classes(model: Any) -> None:

@@ -41,7 +41,7 @@ class Recipe:
         plain: share of the run, at its end, without strong augmentation and at the lowest rate.
         clip: largest norm of the gradient.
         ema: decay of the moving average of the weights.
-        augment: ``flips``, ``mosaic`` (with MixUp) or another name of the training command.
+        augment: of the training command: ``flips``, ``ssd`` (colours, zooming out, crops), ``mosaic`` (with MixUp).
         scale: part of a parameter's name to a factor on its learning rate.
         decay_norm: weight decay for norms and biases as well.
         no_decay: parts of names of parameters without weight decay.
@@ -132,14 +132,32 @@ _PUBLISHED: dict[str, Recipe] = {
     ),
     "fcos": Recipe("sgd", 1e-3, 1e-4, 6, warmup=500, clip=35.0),
     "retinanet": Recipe("sgd", 1e-3, 1e-4, 6, warmup=500),
-    "ssd": Recipe("sgd", 1e-3, 5e-4, 16, warmup=500),
-    "yolov3": Recipe("sgd", 1e-3, 5e-4, 1, warmup=2000, clip=35.0),
+    "ssd": Recipe("sgd", 1e-3, 5e-4, 16, warmup=500, augment="ssd"),
+    "yolov3": Recipe("sgd", 1e-3, 5e-4, 1, warmup=2000, clip=35.0, augment="ssd"),
     "yolox": _YOLOX,
     "rtdetrv2": Recipe(
-        "adamw", 1e-4, 1e-4, 4, warmup=2000, clip=0.1, ema=0.9999, scale={"backbone": 0.1}, decay_norm=False
+        "adamw",
+        1e-4,
+        1e-4,
+        4,
+        warmup=2000,
+        clip=0.1,
+        ema=0.9999,
+        scale={"backbone": 0.1},
+        decay_norm=False,
+        augment="ssd",
     ),
     "dfine": Recipe(
-        "adamw", 2.5e-4, 1.25e-4, 8, warmup=500, clip=0.1, ema=0.9999, scale={"backbone": 0.05}, decay_norm=False
+        "adamw",
+        2.5e-4,
+        1.25e-4,
+        8,
+        warmup=500,
+        clip=0.1,
+        ema=0.9999,
+        scale={"backbone": 0.05},
+        decay_norm=False,
+        augment="ssd",
     ),
     "rfdetr": Recipe(
         "adamw", 1e-4, 1e-4, 4, clip=0.1, ema=0.993, scale={"backbone": 1.5}, no_decay=("norm", "bias", "position")

@@ -125,7 +125,7 @@ DETECTORS: dict[str, Entry] = {
         "YOLOX-X",
         "cnn",
         "yolox:yolox",
-        "whole detector on COCO, from a folder only: yolox_x.pth of its authors; class heads start at random",
+        "whole detector on COCO: yolox_x.pth of its authors, through torch.hub; class heads start at random",
     ),
 }
 """By name."""

@@ -53,7 +53,7 @@ def missing(what: str, source: str, error: BaseException) -> UsageError:
     reason = text.splitlines()[0][:200] if text else type(error).__name__
     return UsageError(
         f"the pretrained weights of {what} ({source}) cannot be had: {reason}",
-        hint="Run once where there is network (they stay in the cache), name a folder that holds them (--weights DIR), "
+        hint="Run once where there is network (they stay in the cache), name a folder that holds them (--pretrained DIR), "
         "or train from a random start (--pretrained none).",
     )
 

@@ -10,15 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
-from shoal.errors import UsageError
 from shoal_earth.detection.models.blocks import ConvNorm, grid, start_rare
 from shoal_earth.detection.models.detector import Detector, Target, finish
 from shoal_earth.detection.models.simota import simota
-from shoal_earth.detection.models.weights import Weights, fill, read_state
+from shoal_earth.detection.models.weights import Weights, fill, missing, read_state
 
 __all__ = ["YOLOX", "decode", "encode", "yolox"]
 
 STRIDES = (8, 16, 32)
+URL = "https://github.com/Megvii-BaseDetection/YOLOX/releases/download/0.1.1rc0/yolox_x.pth"
+"""The published YOLOX-X, which torch.hub fetches and keeps in its cache."""
 
 
 def decode(raw: Tensor, cells: Tensor, strides: Tensor) -> Tensor:
@@ -252,16 +253,21 @@ def yolox(classes: int, size: str, image_size: int, weights: Weights | None) -> 
     """YOLOX-X, or a tiny one."""
     model = YOLOX(classes, 1.33, 1.25) if size == "published" else YOLOX(classes, 0.33, 0.25)
     if weights is not None:
-        if weights.folder is None:
-            raise UsageError(
-                "there is no hub with the weights of YOLOX-X",
-                hint="Download yolox_x.pth of release 0.1.1rc0 of github.com/Megvii-BaseDetection/YOLOX into a folder and name "
-                "that (--weights DIR), or train from a random start (--pretrained none).",
-            )
-        path = weights.find("yolox_x", "yolox")
-        fill(model, read_state(path), str(path), renew=("cls_preds",))
+        state, origin = _published(weights)
+        fill(model, state, origin, renew=("cls_preds",))
         # Heads for other classes were left at random; say "rare" again.
         for convolution in model.head.cls_preds:
             assert isinstance(convolution.bias, Tensor)
             start_rare(convolution.bias)
     return model
+
+
+def _published(weights: Weights) -> tuple[dict[str, Tensor], str]:
+    if weights.folder is not None:
+        path = weights.find("yolox_x", "yolox")
+        return read_state(path), str(path)
+    try:
+        found = torch.hub.load_state_dict_from_url(URL, map_location="cpu", progress=False, weights_only=True)
+    except Exception as error:  # of network, cache and file formats: a dozen kinds
+        raise missing("yolox", URL, error) from None
+    return dict(found["model"]), URL
