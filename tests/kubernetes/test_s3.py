@@ -330,7 +330,7 @@ def test_checkpoints_of_a_finished_run_are_not_resumed_from(cloud: Cloud) -> Non
 
 def test_the_same_attempt_never_runs_twice(cloud: Cloud) -> None:
     assert cloud.run("printf a > $OUT/a")[0] == 0
-    code, log, pod = cloud.run("printf b > $OUT/b")
+    code, _, pod = cloud.run("printf b > $OUT/b")
     assert (code, pod.said()["outcome"]) == (0, "succeeded"), "the second pod tells how the first one ended"
     assert "team/s/train/0123456789ab/result.json" in keys(cloud.bucket)
     assert "team/s/train/0123456789ab/out/b" not in keys(cloud.bucket)

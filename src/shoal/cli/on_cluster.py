@@ -119,7 +119,7 @@ def open_cluster(
     from shoal.clusters.situation import Situation
     from shoal.errors import UsageError
     from shoal.executors.kubernetes import bundle
-    from shoal.executors.kubernetes.choose import NodeSeen
+    from shoal.executors.kubernetes.choose import Chooser, NodeSeen
     from shoal.executors.kubernetes.client import NODES
     from shoal.executors.kubernetes.executor import KubernetesExecutor
     from shoal.executors.kubernetes.preflight import preflight
@@ -157,6 +157,11 @@ def open_cluster(
             typer.echo(f"note: {note}", err=True)
         quick = client.with_patience(5.0)
         nodes = quick.list(NODES, keep=NodeSeen.of).items if quick.allowed("list", NODES) else None
+        chooser = Chooser(cluster, nodes)
+        for name in jobs:
+            for asked_for in Situation(plan, cluster, frozenset(todo)).asks.get(name, {}):
+                if why := chooser.impossible(asked_for):
+                    raise UsageError(f"step {name} can never run on {cluster.name}: {why}")
         return KubernetesExecutor(
             client,
             cluster,

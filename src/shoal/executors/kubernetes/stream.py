@@ -93,6 +93,9 @@ class Stream:
         self._again = threading.Event()
         self._watch: Watch | None = None
         self._lock = threading.Lock()
+        self._pause = _FIRST_PAUSE
+        self._troubled: float | None = None
+        self._spoken = False
         self._thread = threading.Thread(target=self._run, name=f"shoal-{resource.plural}", daemon=True)
 
     def start(self) -> None:
@@ -118,43 +121,46 @@ class Stream:
     def _run(self) -> None:
         version: str | None = None
         listed = 0.0
-        troubled: float | None = None
-        spoken = False
-        pause = _FIRST_PAUSE
         while not self._ended.is_set():
             try:
                 if version is None or self._again.is_set() or time.monotonic() - listed > self._relist_seconds:
                     self._again.clear()
                     version, listed = self._list()
-                if spoken:
-                    self._tell(Faltered(self._resource, None))
-                troubled, spoken, pause = None, False, _FIRST_PAUSE
                 version = self._follow(version, listed)
             except Expired:
                 version = None
             except _Cut as cut:
-                # It had been open: go on from where it came to, at once the first time.
+                # It had been open: go on from where it came to, at once unless that goes on.
                 version = cut.version
-                self._ended.wait(0 if pause == _FIRST_PAUSE else random.uniform(0.5, 1) * pause)
-                pause = min(_LONGEST_PAUSE, 2 * pause) if cut.quick else _FIRST_PAUSE
+                if cut.quick:
+                    self._rest()
             except (ValueError, KeyError, TypeError):
-                # Half a line, or not what an API answers: as if it had been cut, and with a whole state next.
+                # Half a line, or not what an API answers: the whole state again.
                 version = None
-                self._ended.wait(pause)
-                pause = min(_LONGEST_PAUSE, 2 * pause)
+                self._rest()
             except ShoalError as error:
                 now = time.monotonic()
-                troubled = troubled or now
+                self._troubled = self._troubled or now
                 hopeless = isinstance(error, Forbidden | Unauthorized)
-                if not spoken and (hopeless or now - troubled > _SPEAK_AFTER):
-                    spoken = True
+                if not self._spoken and (hopeless or now - self._troubled > _SPEAK_AFTER):
+                    self._spoken = True
                     self._tell(Faltered(self._resource, error))
-                self._ended.wait(random.uniform(0.5, 1) * pause)
-                pause = min(_LONGEST_PAUSE, 2 * pause)
+                self._rest()
+
+    def _rest(self) -> None:
+        self._ended.wait(random.uniform(0.5, 1) * self._pause)
+        self._pause = min(_LONGEST_PAUSE, 2 * self._pause)
+
+    def _well(self) -> None:
+        """The server answers."""
+        if self._spoken:
+            self._tell(Faltered(self._resource, None))
+        self._troubled, self._spoken = None, False
 
     def _list(self) -> tuple[str, float]:
         asked = time.monotonic()
         found = self._client.list(self._resource, selector=self._selector, keep=lambda one: self._keep(one, False))
+        self._well()
         self._tell(Listed(self._resource, [one for one in found.items if one is not None], asked))
         return found.version, time.monotonic()
 
@@ -167,17 +173,22 @@ class Stream:
             with self._client.watch(self._resource, version, selector=self._selector, seconds=seconds) as watch:
                 with self._lock:
                     self._watch = watch
+                self._well()
                 if self._again.is_set():
                     return version
                 for kind, found in watch:
                     kept = self._keep(found, kind == "DELETED")
                     if kept is not None:
                         self._tell(Changed(self._resource, kept, kind == "DELETED"))
+            self._pause = _FIRST_PAUSE
             return watch.version
         except Unreachable as error:
             if watch is None:
                 raise
-            raise _Cut(watch.version, time.monotonic() - begun < 1.0) from error
+            quick = time.monotonic() - begun < 1.0
+            if not quick:
+                self._pause = _FIRST_PAUSE
+            raise _Cut(watch.version, quick) from error
         finally:
             with self._lock:
                 self._watch = None
