@@ -6,7 +6,7 @@ import hashlib
 import re
 
 __all__ = [
-    "ATTEMPT", "MANAGED_BY", "POINT", "PREFIX", "SCOPE", "SPEC", "STEP", "STUDY", "TASK", "config_name", "job_name",
+    "ATTEMPT", "MANAGED_BY", "POINT", "PREFIX", "ROLE", "SCOPE", "SPEC", "STEP", "STUDY", "TASK", "config_name", "job_name",
     "label_value", "labels", "scope_of", "selector",
 ]  # fmt: skip
 
@@ -17,6 +17,7 @@ STEP = f"{PREFIX}/step"
 TASK = f"{PREFIX}/task"
 ATTEMPT = f"{PREFIX}/attempt"
 SCOPE = f"{PREFIX}/scope"
+ROLE = f"{PREFIX}/role"
 SPEC = f"{PREFIX}/spec"
 POINT = f"{PREFIX}/point"
 

@@ -12,7 +12,7 @@ from shoal.clusters.situation import limit_ratios
 from shoal.executors.kubernetes.spec import AGENT, WORK
 from shoal.plan.resources import Resources
 
-__all__ = ["CONTAINER", "PORT", "Manifest", "pod_of"]
+__all__ = ["CONTAINER", "PORT", "Manifest", "pod_of", "pod_security"]
 
 Manifest = dict[str, Any]
 
@@ -70,7 +70,7 @@ def pod_of(
         pod["imagePullSecrets"] = [{"name": one} for one in defaults.image_pull_secrets]
     if (priority := _priority(cluster, way)) is not None:
         pod["priorityClassName"] = priority
-    pod["securityContext"] = _pod_security(cluster)
+    pod["securityContext"] = pod_security(cluster)
     if affinity := _affinity(cluster, way):
         pod["affinity"] = affinity
     tolerations = [*defaults.tolerations, *(one for gpu in (way.gpus if way else ()) for one in gpu.tolerations)]
@@ -103,7 +103,8 @@ def _priority(cluster: Cluster, way: GpuRequest | None) -> str | None:
     return admitting[0] if admitting else None
 
 
-def _pod_security(cluster: Cluster) -> Manifest:
+def pod_security(cluster: Cluster) -> Manifest:
+    """As whom a pod runs, and that its system calls are the default ones."""
     security = cluster.security
     made: Manifest = {"seccompProfile": {"type": "RuntimeDefault"}}
     if security.user is not None:

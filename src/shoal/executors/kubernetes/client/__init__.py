@@ -20,11 +20,13 @@ from shoal.executors.kubernetes.client.errors import (
     Unauthorized,
     Unreachable,
 )
+from shoal.executors.kubernetes.client.execute import CommandFailed, Execution
 from shoal.executors.kubernetes.client.resources import (
     CLAIMS,
     CONFIG_MAPS,
     EVENTS,
     JOBS,
+    LEASES,
     NAMESPACES,
     NODES,
     PODS,
@@ -42,6 +44,7 @@ __all__ = [
     "CONFIG_MAPS",
     "EVENTS",
     "JOBS",
+    "LEASES",
     "NAMESPACES",
     "NODES",
     "PODS",
@@ -56,8 +59,10 @@ __all__ = [
     "Asked",
     "Busy",
     "Client",
+    "CommandFailed",
     "Conflict",
     "Denied",
+    "Execution",
     "Expired",
     "Forbidden",
     "Invalid",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from shoal.executors.kubernetes.client.connection import Connection, Stream
 from shoal.executors.kubernetes.client.errors import Asked, Expired, error_of
+from shoal.executors.kubernetes.client.execute import PROTOCOLS, Execution
 from shoal.executors.kubernetes.client.resources import ACCESS_REVIEWS, PODS, Resource, of_kind
 from shoal.executors.kubernetes.login import Login, find_login
 
@@ -261,6 +262,24 @@ class Client:
         # A task may print nothing for hours; a broken connection is noticed by whoever asks what became of the pod.
         with self.connection.stream(path, asked, params=params, silence=3600.0 if follow else 60.0) as stream:
             yield from stream.chunks()
+
+    def execute(self, pod: str, command: Sequence[str], *, container: str | None = None) -> Execution:
+        """Start a command in a running container; its output is read as it comes, as a context manager.
+
+        Args:
+            pod: its name.
+            command: exact words.
+            container: needed where there are several.
+
+        Raises:
+            ApiError, LoginError: it cannot be started.
+        """
+        asked = self._asked("get", PODS, pod, "exec")
+        params = [("command", word) for word in command] + [("stdout", "true"), ("stderr", "true")]
+        params += [("container", container)] if container is not None else []
+        return Execution(
+            self.connection.socket(self._path(PODS, pod, "exec"), asked, params=params, protocols=PROTOCOLS), asked
+        )
 
     def allowed(self, verb: str, resource: Resource, sub: str | None = None) -> bool:
         """Whether this login may do something in the namespace."""

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json as json_
 import os
 import random
 import ssl
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from shoal.executors.kubernetes.client.errors import ApiError, Asked, Unreachable, error_of
 from shoal.executors.kubernetes.login import Authenticator, Login, LoginError, Material
+
+if TYPE_CHECKING:
+    from websockets.sync.client import ClientConnection
 
 __all__ = ["Connection", "Stream"]
 
@@ -131,6 +135,37 @@ class Connection:
             try:
                 yield Stream(response)
             except httpx.TransportError as error:
+                raise _unreachable(error, asked) from error
+
+    def socket(
+        self, path: str, asked: Asked, *, params: Sequence[tuple[str, str]] = (), protocols: Sequence[str] = ()
+    ) -> ClientConnection:
+        """Open a websocket.
+
+        Args:
+            path: where.
+            asked: what, for errors.
+            params: the query; a name may be there several times.
+            protocols: subprotocols, the best first.
+
+        Raises:
+            ApiError, LoginError: as for `send`.
+        """
+        from websockets.exceptions import InvalidStatus, WebSocketException
+
+        from shoal.executors.kubernetes.client.execute import open_socket
+
+        while True:
+            material = self._authenticator.current()
+            tls = _tls(self.login, material.certificate, material.key)
+            try:
+                return open_socket(self.login, material, tls, path, params, protocols)
+            except InvalidStatus as error:
+                status = error.response.status_code
+                if status == 401 and self._authenticator.refused(material):
+                    continue
+                raise error_of(status, _json_object(bytes(error.response.body or b"")), asked) from error
+            except (OSError, WebSocketException) as error:
                 raise _unreachable(error, asked) from error
 
     def close(self) -> None:
@@ -286,11 +321,15 @@ def _tls(login: Login, certificate: bytes | None, key: bytes | None) -> ssl.SSLC
 
 
 def _object(response: httpx.Response) -> dict[str, Any]:
+    return _json_object(response.content)
+
+
+def _json_object(content: bytes) -> dict[str, Any]:
     try:
-        body = response.json()
+        body = json_.loads(content)
     except ValueError:
         body = None
-    return body if isinstance(body, dict) else {"message": response.text[:200]}
+    return body if isinstance(body, dict) else {"message": content[:200].decode("utf-8", "replace")}
 
 
 def _asked_pause(response: httpx.Response) -> float | None:

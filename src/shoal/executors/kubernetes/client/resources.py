@@ -6,7 +6,7 @@ import urllib.parse
 from dataclasses import dataclass
 
 __all__ = [
-    "ACCESS_REVIEWS", "CLAIMS", "CONFIG_MAPS", "EVENTS", "JOBS", "NAMESPACES", "NODES", "PODS", "QUOTAS", "ROLES",
+    "ACCESS_REVIEWS", "CLAIMS", "CONFIG_MAPS", "EVENTS", "JOBS", "LEASES", "NAMESPACES", "NODES", "PODS", "QUOTAS", "ROLES",
     "ROLE_BINDINGS", "RULES_REVIEWS", "SECRETS", "SERVICES", "SERVICE_ACCOUNTS", "Resource", "of_kind",
 ]  # fmt: skip
 
@@ -60,6 +60,7 @@ QUOTAS = Resource("", "v1", "resourcequotas", "ResourceQuota")
 SERVICE_ACCOUNTS = Resource("", "v1", "serviceaccounts", "ServiceAccount")
 NODES = Resource("", "v1", "nodes", "Node", namespaced=False)
 NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
+LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 JOBS = Resource("batch", "v1", "jobs", "Job")
 ROLES = Resource("rbac.authorization.k8s.io", "v1", "roles", "Role")
 ROLE_BINDINGS = Resource("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding")
@@ -72,7 +73,7 @@ RULES_REVIEWS = Resource(
 
 _BY_KIND = {
     (one.api_version, one.kind): one
-    for one in (PODS, SERVICES, CONFIG_MAPS, SECRETS, CLAIMS, SERVICE_ACCOUNTS, JOBS, ROLES, ROLE_BINDINGS)
+    for one in (PODS, SERVICES, CONFIG_MAPS, SECRETS, CLAIMS, SERVICE_ACCOUNTS, JOBS, LEASES, ROLES, ROLE_BINDINGS)
 }
 
 
