@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,3 +18,23 @@ def fixtures() -> Path:
     folder = Path(os.environ.get("SHOAL_FIXTURES", "-"))
     require("fixtures", folder.is_dir(), "SHOAL_FIXTURES names no folder of sample data")
     return folder
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run ``shoal-earth`` here: exit code, standard output, standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        from shoal_earth.cli import main
+
+        monkeypatch.delenv("SHOAL_SPEC", raising=False)
+        monkeypatch.setattr(sys, "argv", ["shoal-earth", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run

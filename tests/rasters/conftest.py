@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import threading
 import time
 from collections import defaultdict
@@ -32,25 +31,6 @@ def safes(fixtures: Path) -> dict[str, Path]:
     found = sorted((fixtures / "safe" / "stactools_downsampled").glob("*.SAFE"))
     assert len(found) == 3
     return {re.search(r"_T(\w{5})_", path.name).group(1): path for path in found}
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run ``shoal-earth`` here: exit code, standard output, standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        from shoal_earth.cli import main
-
-        monkeypatch.setattr(sys, "argv", ["shoal-earth", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 class Server:
