@@ -21,6 +21,7 @@ def main() -> int:
     verb = verbs.add_parser("start", help="start an instance that stays; prints its kubeconfig")
     verb.add_argument("name", nargs="?", default="default")
     verb.add_argument("--nodes", type=int, default=0, metavar="N", help="with so many fake nodes of 8 GPUs")
+    verb.add_argument("--real", action="store_true", help="with the one node whose pods truly run")
     verb.add_argument("--audit", action="store_true", help="log each request")
     verb = verbs.add_parser("stop", help="end an instance and remove all of it")
     verb.add_argument("name", nargs="?", default="default")
@@ -47,7 +48,9 @@ def _run(options: argparse.Namespace) -> int:
             print(found.kubeconfig)
             return 0
         begin = time.monotonic()
-        found = Testbed.start(options.name, nodes=options.nodes, stay=True, options=Options(audit=options.audit))
+        found = Testbed.start(
+            options.name, nodes=options.nodes, real_node=options.real, stay=True, options=Options(audit=options.audit)
+        )
         print(f"testbed: {found.name} is ready after {time.monotonic() - begin:.1f} s", file=sys.stderr)
         print(f"testbed: kubectl is {binaries() / 'kubectl'}", file=sys.stderr)
         print(found.kubeconfig)

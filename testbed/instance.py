@@ -8,6 +8,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +21,7 @@ from typing import Any
 
 import httpx
 
+from testbed import real
 from testbed.access import Api, write_kubeconfig
 from testbed.binaries import CONTROL_PLANE, binaries, build
 from testbed.control import Options, Place, commands, free_ports, issue_certificates, kwok, kwok_configuration
@@ -59,13 +62,20 @@ class Testbed:
 
     @classmethod
     def start(
-        cls, name: str | None = None, *, nodes: int = 0, stay: bool = False, options: Options | None = None
+        cls,
+        name: str | None = None,
+        *,
+        nodes: int = 0,
+        real_node: bool = False,
+        stay: bool = False,
+        options: Options | None = None,
     ) -> Testbed:
         """Start one and wait until it is ready; seconds.
 
         Args:
             name: its name; default: one that is free.
             nodes: how many fake nodes it has, of all kinds, with 8 GPUs each.
+            real_node: whether it has the one node whose pods truly run.
             stay: whether it outlives this process.
             options: what differs from the usual.
 
@@ -81,6 +91,8 @@ class Testbed:
                 self._start_all()
                 if nodes:
                     self.add_nodes(nodes)
+                if real_node:
+                    self.add_real_node()
             except TestbedError as error:
                 # Somebody else may have taken a port between looking and listening.
                 taken = "address already in use" in str(error)
@@ -123,7 +135,7 @@ class Testbed:
                 "owner": None if stay else this_process(),
                 "programs": str(programs),
                 "data": str(data),
-                "ports": free_ports(("apiserver", "etcd", "peer", "kwok")),
+                "ports": free_ports(("apiserver", "etcd", "peer", "kwok", "kubelet")),
                 "options": asdict(options),
             }
             (folder / ".instance").write_text(json.dumps(facts))
@@ -132,6 +144,7 @@ class Testbed:
 
     def stop(self) -> None:
         """End all of its processes, and remove its folder."""
+        real.stop(self)
         self.processes.stop("kube-scheduler", "kube-controller-manager")
         self.processes.stop("kube-apiserver", how=signal.SIGKILL)
         self.processes.stop(how=signal.SIGKILL)
@@ -234,6 +247,25 @@ class Testbed:
                 api, count, gpus=gpus, kinds=kinds, address="127.0.0.1", port=self.place.ports["kwok"], first=first
             )
 
+    def add_real_node(self) -> str:
+        """Add the one node whose pods truly run, wait until it is ready, and return its name.
+
+        Its pods may use the image `testbed.image.PYTHON`, which has Debian and Python 3.
+
+        Raises:
+            TestbedError: it cannot be had here (`testbed.real.lacking` says why), or does not start.
+        """
+        if (why := real.lacking()) is not None:
+            raise TestbedError(why)
+        try:
+            real.start(self)
+        except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+            said = getattr(error, "stderr", None) or ""
+            raise TestbedError(f"the real node does not start: {error} {said}".rstrip()) from error
+        with contextlib.closing(self.api()) as api:
+            self._wait(lambda: _node_ready(api, real.NODE), "kubelet")
+        return real.NODE
+
     def fail_node(self, name: str) -> None:
         """Take a node away for good, as when its machine fails."""
         with contextlib.closing(self.api()) as api:
@@ -244,6 +276,53 @@ class Testbed:
         (self.folder / "kwok.yaml").write_text(kwok_configuration(self.place))
         (self.folder / "fake.log").write_text(f"{_nanoseconds()} stdout F a fake node has no log of this pod\n")
         self.processes.start("kwok", kwok(self.place, binaries()))
+
+    def claim(self, namespace: str, name: str, path: Path | None = None) -> Path:
+        """Make a claim that many pods may write to (on the real node), bound to a folder of this machine.
+
+        Args:
+            namespace: of the claim.
+            name: of the claim.
+            path: the folder; default: a new one, that every user of a pod may write to.
+
+        Returns:
+            The folder.
+        """
+        if path is None:
+            path = self.folder / "claims" / namespace / name
+            path.mkdir(parents=True)
+            path.chmod(0o777)
+            for above in (self.folder, path.parent, path.parent.parent):
+                above.chmod(0o755)
+        size = {"storage": "10Gi"}
+        shared: dict[str, Any] = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
+        volume = f"{namespace}-{name}"
+        whose = {"namespace": namespace, "name": name}
+        spec = {**shared, "capacity": size, "hostPath": {"path": str(path)}, "claimRef": whose}
+        wish = {**shared, "resources": {"requests": size}, "volumeName": volume}
+        with contextlib.closing(self.api()) as api:
+            api.create("/api/v1/persistentvolumes", {"metadata": {"name": volume}, "spec": spec})
+            claims = f"/api/v1/namespaces/{namespace}/persistentvolumeclaims"
+            api.create(claims, {"metadata": {"name": name}, "spec": wish})
+            _wait(lambda: api.get(f"{claims}/{name}")["status"].get("phase") == "Bound", f"claim {name}")
+        return path
+
+    def environment(self, namespace: str) -> list[dict[str, Any]]:
+        """Make claims of this Python's environment, so that pods of the real node can run it where it is.
+
+        That spares an image of gigabytes for PyTorch. It works as long as this machine's C library is not newer than that of
+        the image, Debian 12.
+
+        Returns:
+            ``volumes`` of a cluster file; ``python`` of its ``defaults`` is then `sys.executable`.
+        """
+        places = [Path(sys.base_prefix), Path(sys.prefix), Path(__file__).resolve().parent.parent / "src"]
+        found = []
+        for number, place in enumerate(places):
+            name = f"environment-{number}"
+            self.claim(namespace, name, place)
+            found.append({"claim": name, "path": str(place), "read_only": True})
+        return found
 
     # -- faults ------------------------------------------------------------------------------------------------
 
@@ -299,6 +378,15 @@ class Testbed:
             _wait(looked, name)
         except TimeoutError:
             raise TestbedError(f"{name} is not ready; the end of its log:\n{self.processes.log(name)}") from None
+
+
+def _node_ready(api: Api, name: str) -> bool:
+    found = api.request("GET", f"/api/v1/nodes/{name}")
+    if not found.is_success:
+        return False
+    conditions = found.json()["status"].get("conditions") or []
+    ready = any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+    return ready and not found.json()["spec"].get("taints")
 
 
 def _nanoseconds() -> str:
