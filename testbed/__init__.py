@@ -5,6 +5,7 @@
 """
 
 from testbed.binaries import BuildError, binaries, build
-from testbed.instance import Testbed, TestbedError
+from testbed.instance import Testbed
+from testbed.registry import TestbedError
 
 __all__ = ["BuildError", "Testbed", "TestbedError", "binaries", "build"]

@@ -8,7 +8,8 @@ import time
 
 from testbed.binaries import PROGRAMS, BuildError, binaries, build
 from testbed.control import Options
-from testbed.instance import Testbed, TestbedError, instances, sweep
+from testbed.instance import Testbed, sweep
+from testbed.registry import TestbedError, instances
 
 
 def main() -> int:

@@ -15,11 +15,9 @@ from testbed.nodes import FAKE
 from testbed.pki import Authority, signing_key, write
 
 __all__ = [
-    "SERVICE_ADDRESS", "Options", "Place", "commands", "free_ports", "issue_certificates", "kwok", "kwok_configuration",
+    "Options", "Place", "commands", "free_ports", "issue_certificates", "kwok", "kwok_configuration",
 ]  # fmt: skip
 
-SERVICE_ADDRESS = "10.96.0.1"
-_SERVICES = "10.96.0.0/16"
 _NAMES = (
     "localhost",
     "kubernetes",
@@ -48,11 +46,19 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an instance is: its folder, the folder of etcd's data (in memory where the system has some), its ports."""
+    """Where an instance is.
+
+    Attributes:
+        folder: its files.
+        data: etcd's data, in memory where the system has some.
+        ports: by name, all of the loopback address.
+        network: a number below 64 that no other instance has; its addresses are made from it.
+    """
 
     folder: Path
     data: Path
     ports: Mapping[str, int]
+    network: int
 
     @property
     def pki(self) -> Path:
@@ -63,6 +69,21 @@ class Place:
     def server(self) -> str:
         """The API server's address."""
         return f"https://127.0.0.1:{self.ports['apiserver']}"
+
+    @property
+    def service(self) -> str:
+        """The API server's address in pods."""
+        return f"10.{128 + self.network}.0.1"
+
+    @property
+    def services(self) -> str:
+        """The range of all services' addresses."""
+        return f"10.{128 + self.network}.0.0/16"
+
+    @property
+    def node(self) -> str:
+        """The real node's address; its pods' are in the same ``/24``."""
+        return f"10.88.{self.network}.1"
 
     @property
     def etcd(self) -> str:
@@ -91,7 +112,7 @@ def issue_certificates(place: Place) -> None:
     place.pki.mkdir(mode=0o700, parents=True)
     authority = Authority.new()
     authority.pair.save(place.pki / "ca")
-    hosts = ("127.0.0.1", "::1", SERVICE_ADDRESS, *_NAMES)
+    hosts = ("127.0.0.1", "::1", place.service, *_NAMES)
     authority.issue("kube-apiserver", hosts=hosts).save(place.pki / "apiserver")
     authority.issue("kube-apiserver-kubelet-client", ["system:masters"]).save(place.pki / "to-kubelet")
     write(place.pki / "accounts.key", signing_key())
@@ -157,7 +178,7 @@ def commands(place: Place, programs: Path, options: Options) -> dict[str, list[s
             "service-account-issuer": "https://kubernetes.default.svc.cluster.local",
             "service-account-key-file": pki / "accounts.key",
             "service-account-signing-key-file": pki / "accounts.key",
-            "service-cluster-ip-range": _SERVICES,
+            "service-cluster-ip-range": place.services,
             "profiling": "false",
             **(
                 {"audit-log-path": place.folder / "logs" / "audit", "audit-policy-file": pki / "audit.yaml"}

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -21,24 +17,19 @@ from typing import Any
 
 import httpx
 
-from testbed import real
+from testbed import real, registry
 from testbed.access import Api, write_kubeconfig
 from testbed.binaries import CONTROL_PLANE, binaries, build
-from testbed.control import Options, Place, commands, free_ports, issue_certificates, kwok, kwok_configuration
+from testbed.control import Options, Place, commands, issue_certificates, kwok, kwok_configuration
 from testbed.nodes import FAKE, KINDS, Kind, add_nodes, fail_node, set_up
 from testbed.pki import Authority
-from testbed.processes import Processes, alive, this_process
+from testbed.processes import Processes
+from testbed.registry import TestbedError
 
-__all__ = ["Testbed", "TestbedError", "instances", "sweep"]
+__all__ = ["Testbed", "sweep"]
 
 _PATIENCE = 90.0
 _TRIES = 3
-
-
-class TestbedError(Exception):
-    """The testbed does not do what it should; says which part, and the end of its log."""
-
-    __test__ = False
 
 
 class Testbed:
@@ -51,10 +42,10 @@ class Testbed:
 
     def __init__(self, folder: Path) -> None:
         """Use `start` or `open`."""
-        facts = json.loads((folder / "instance.json").read_text())
+        facts = json.loads((folder / registry.FACTS).read_text())
         self.folder = folder
         self.programs = Path(facts["programs"])
-        self.place = Place(folder, Path(facts["data"]), facts["ports"])
+        self.place = Place(folder, Path(facts["data"]), facts["ports"], facts.get("network", 0))
         self.options = Options(**{**facts["options"], "apiserver": tuple(facts["options"]["apiserver"])})
         self.processes = Processes(folder)
 
@@ -86,7 +77,7 @@ class Testbed:
         sweep()
         programs = build(CONTROL_PLANE)
         for attempt in range(_TRIES):
-            self = cls._begin(name, stay, options or Options(), programs)
+            self = cls(registry.new(name, programs, options or Options(), stay=stay))
             try:
                 self._start_all()
                 if nodes:
@@ -113,34 +104,7 @@ class Testbed:
         Raises:
             TestbedError: there is none.
         """
-        folder = _root() / name
-        if not (folder / "instance.json").exists():
-            raise TestbedError(f"there is no testbed called {name}: {', '.join(instances()) or 'none'} there")
-        return cls(folder)
-
-    @classmethod
-    def _begin(cls, name: str | None, stay: bool, options: Options, programs: Path) -> Testbed:
-        root = _root()
-        with _locked(root):
-            if name is None:
-                folder = Path(tempfile.mkdtemp(prefix="t-", dir=root))
-            elif (root / name).exists():
-                raise TestbedError(f"a testbed called {name} is there already: python -m testbed stop {name}")
-            else:
-                folder = root / name
-                folder.mkdir(mode=0o700)
-            memory = Path("/dev/shm")
-            data = memory / f"{root.name}-{folder.name}" if os.access(memory, os.W_OK) else folder / "etcd"
-            facts = {
-                "owner": None if stay else this_process(),
-                "programs": str(programs),
-                "data": str(data),
-                "ports": free_ports(("apiserver", "etcd", "peer", "kwok", "kubelet")),
-                "options": asdict(options),
-            }
-            (folder / ".instance").write_text(json.dumps(facts))
-            (folder / ".instance").replace(folder / "instance.json")
-        return cls(folder)
+        return cls(registry.find(name))
 
     def stop(self) -> None:
         """End all of its processes, and remove its folder."""
@@ -401,39 +365,10 @@ def _wait(ready: Callable[[], Any], what: str, patience: float = _PATIENCE) -> N
         time.sleep(0.05)
 
 
-# -- all instances of this user ----------------------------------------------------------------------------------
-
-
-def _root() -> Path:
-    """The folder of all instances: one a user, of nobody else."""
-    given = os.environ.get("SHOAL_TESTBED_STATE")
-    root = Path(given) if given else Path(tempfile.gettempdir()) / f"shoal-testbed-{os.getuid()}"
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if root.stat().st_uid != os.getuid():
-        raise TestbedError(f"{root} is another user's: name a folder of your own in SHOAL_TESTBED_STATE")
-    return root
-
-
-def instances() -> list[str]:
-    """The names of all instances that are there, running or not."""
-    return sorted(path.parent.name for path in _root().glob("*/instance.json"))
-
-
 def sweep() -> list[str]:
     """End what dead starters have left, and return the names of those instances."""
-    swept = []
-    root = _root()
-    with _locked(root):
-        for name in instances():
-            owner = json.loads((root / name / "instance.json").read_text())["owner"]
-            if owner is not None and not alive(*owner):
-                Testbed(root / name).stop()
-                swept.append(name)
-    return swept
-
-
-@contextlib.contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    with (root / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    with registry.locked():
+        swept = registry.abandoned()
+        for folder in swept:
+            Testbed(folder).stop()
+    return [folder.name for folder in swept]

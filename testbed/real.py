@@ -1,13 +1,11 @@
 """One real node: containerd and runc of Debian, a kubelet of our build; its pods truly start, log, and run out of memory.
 
-Needs root and Linux, with cgroup version 1 or 2. One instance at a time has it, since its network is the machine's: a bridge with
-the node's address, and the address of the API server's service, both of nobody else.
+Needs root and Linux. Its network is a bridge of this machine with two addresses, the node's and that of the API server's service.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -15,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +20,7 @@ import yaml
 
 from testbed.access import write_kubeconfig
 from testbed.binaries import build
-from testbed.control import SERVICE_ADDRESS
+from testbed.control import Place
 from testbed.image import PAUSE, archive
 from testbed.pki import Authority
 from testbed.processes import Processes
@@ -35,9 +32,6 @@ __all__ = ["NODE", "lacking", "start", "stop"]
 
 NODE = "real-0"
 PACKAGES = ("containerd", "runc", "containernetworking-plugins", "debootstrap", "iproute2")
-_BRIDGE = "shoal-testbed"
-_ADDRESS = "10.88.0.1"
-_PODS = "10.88.0.0/24"
 _NETWORK_PLUGINS = Path("/usr/lib/cni")
 _CONTROLLERS = Path("/sys/fs/cgroup")
 _NAMESPACE = "k8s.io"
@@ -62,8 +56,8 @@ def start(bed: Testbed) -> None:
     folder = bed.folder / "node"
     folder.mkdir(exist_ok=True)
     images, programs = archive(), build(("kubelet",))
-    _network(folder, True)
-    _configure_containerd(folder)
+    _network(bed.place, True)
+    _configure_containerd(bed.place, folder)
     bed.processes.start("containerd", ["containerd", "--config", str(folder / "containerd.toml")])
     _until_answers(folder, bed.processes)
     _ctr(folder, "images", "import", str(images))
@@ -89,41 +83,29 @@ def stop(bed: Testbed) -> None:
     for mount in sorted(_mounts_below(bed.folder), reverse=True):
         subprocess.run(["umount", "--lazy", mount], check=False)
     _cgroups(bed.name, False)
-    _network(folder, False)
+    _network(bed.place, False)
 
 
 # -- network -----------------------------------------------------------------------------------------------------
 
 
-def _network(folder: Path, there: bool) -> None:
-    def ip(*words: str, check: bool = True) -> None:
-        subprocess.run(["ip", *words], check=check, capture_output=not check)
-
-    lock = Path("/run/lock" if Path("/run/lock").is_dir() else "/tmp") / "shoal-testbed-node"
-    mine = str(folder)
-    with _held(lock):
-        owner = lock.read_text()
-        if not there:
-            if owner == mine:
-                ip("link", "delete", _BRIDGE, check=False)
-                lock.write_text("")
-            return
-        if owner not in ("", mine) and Path(owner).exists():
-            raise RuntimeError(f"another testbed has the real node: {owner}")
-        lock.write_text(mine)
-        ip("link", "delete", _BRIDGE, check=False)
-        ip("link", "add", _BRIDGE, "type", "bridge")
-        ip("address", "add", f"{_ADDRESS}/24", "dev", _BRIDGE)
-        ip("address", "add", f"{SERVICE_ADDRESS}/32", "dev", _BRIDGE)
-        ip("link", "set", _BRIDGE, "up")
+def _network(place: Place, there: bool) -> None:
+    bridge = _bridge(place)
+    if Path("/sys/class/net", bridge).exists():
+        _ip("link", "delete", bridge)
+    if there:
+        _ip("link", "add", bridge, "type", "bridge")
+        _ip("address", "add", f"{place.node}/24", "dev", bridge)
+        _ip("address", "add", f"{place.service}/32", "dev", bridge)
+        _ip("link", "set", bridge, "up")
 
 
-@contextlib.contextmanager
-def _held(path: Path) -> Iterator[None]:
-    path.touch()
-    with path.open("r+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _bridge(place: Place) -> str:
+    return f"shoal-bed{place.network}"
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
 
 
 def _forward(bed: Testbed) -> list[str]:
@@ -131,7 +113,7 @@ def _forward(bed: Testbed) -> list[str]:
         sys.executable,
         "-m",
         "testbed.forward",
-        f"{SERVICE_ADDRESS}:443",
+        f"{bed.place.service}:443",
         f"127.0.0.1:{bed.place.ports['apiserver']}",
     ]
 
@@ -139,7 +121,7 @@ def _forward(bed: Testbed) -> list[str]:
 # -- containerd --------------------------------------------------------------------------------------------------
 
 
-def _configure_containerd(folder: Path) -> None:
+def _configure_containerd(place: Place, folder: Path) -> None:
     """Write its configuration and the network's."""
     plugin = {
         "cniVersion": "0.4.0",
@@ -147,13 +129,13 @@ def _configure_containerd(folder: Path) -> None:
         "plugins": [
             {
                 "type": "bridge",
-                "bridge": _BRIDGE,
+                "bridge": _bridge(place),
                 "isGateway": False,
                 "ipam": {
                     "type": "host-local",
                     "dataDir": str(folder / "addresses"),
-                    "ranges": [[{"subnet": _PODS, "rangeStart": "10.88.0.10", "gateway": _ADDRESS}]],
-                    "routes": [{"dst": "0.0.0.0/0", "gw": _ADDRESS}],
+                    "ranges": [[{"subnet": f"{place.node[:-1]}0/24", "gateway": place.node}]],
+                    "routes": [{"dst": "0.0.0.0/0", "gw": place.node}],
                 },
             },
         ],
@@ -251,11 +233,11 @@ def _kubelet(bed: Testbed, folder: Path, programs: Path) -> list[str]:
     user = f"system:node:{NODE}"
     pair = authority.issue(user, ["system:nodes"])
     write_kubeconfig(kubeconfig, bed.server, authority.pair.certificate, pair, user)
-    authority.issue(NODE, hosts=(_ADDRESS, NODE)).save(pki / "kubelet")
+    authority.issue(NODE, hosts=(bed.place.node, NODE)).save(pki / "kubelet")
     config = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
-        "address": _ADDRESS,
+        "address": bed.place.node,
         "port": bed.place.ports["kubelet"],
         "healthzPort": 0,
         "authentication": {
@@ -296,5 +278,5 @@ def _kubelet(bed: Testbed, folder: Path, programs: Path) -> list[str]:
         f"--root-dir={folder / 'kubelet'}",
         f"--cert-dir={pki}",
         f"--hostname-override={NODE}",
-        f"--node-ip={_ADDRESS}",
+        f"--node-ip={bed.place.node}",
     ]
