@@ -1,9 +1,9 @@
 """Measures Shoal against floors and neighbours, prints one table and writes it to bench/RESULTS.md.
 
-    python bench/run.py [--quick] [--only a,b,c,d,e,f] [--rounds N] [--peer-tasks N] [--write FILE]
+    python bench/run.py [--quick] [--only a,b,c,d,e,f,g] [--rounds N] [--peer-tasks N] [--write FILE]
 
 Parts: (a) planning, (b) tasks that do nothing, (c) start of the command line, (d) the training loop, (e) detection data, (f)
-detectors in the training loop.
+detectors in the training loop, (g) satellite scenes.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 import detection
 import machine
 import planning
+import scenes
 import startup
 import table
 import tasks
@@ -26,7 +27,7 @@ import trained
 from measure import BENCH, BenchError, Part
 
 RESULTS = BENCH / "RESULTS.md"
-PARTS = ("a", "b", "c", "d", "e", "f")
+PARTS = ("a", "b", "c", "d", "e", "f", "g")
 
 
 def main() -> int:
@@ -97,6 +98,7 @@ def _parts(options: argparse.Namespace, folder: Path) -> dict[str, Callable[[], 
         "d": lambda: trained.measure(folder, options.quick),
         "e": lambda: detection.measure_data(folder, options.quick),
         "f": lambda: detection.measure_training(folder, options.quick),
+        "g": lambda: scenes.measure(folder, options.quick),
     }
     return {letter: measure for letter, measure in every.items() if letter in options.only}
 

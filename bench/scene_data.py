@@ -120,7 +120,7 @@ def warp_per_chip(scene: Path, out: Path, chips: int) -> None:
         grid, across = file.transform, file.width // CHIP
     for number in range(chips):
         row, column = number // across * CHIP, number % across * CHIP
-        corner = grid * grid.translation(column, row)
+        corner = grid @ grid.translation(column, row)
         place: dict[str, Any] = {"crs": "EPSG:32614", "transform": corner, "height": CHIP, "width": CHIP}
         stack = []
         for name, _, _ in BANDS:
@@ -196,7 +196,7 @@ def labels(side: int, polygons: int = 500) -> dict[str, Any]:
         whole = np.zeros((side, side), np.uint8)
         for row in range(0, side - CHIP + 1, CHIP):
             for column in range(0, side - CHIP + 1, CHIP):
-                own = corner * corner.translation(column, row)
+                own = corner @ corner.translation(column, row)
                 ground = box(own.c, own.f - CHIP * 10, own.c + CHIP * 10, own.f)
                 here = [shapes[n] for n in tree.query(ground, predicate="intersects")]
                 if here:

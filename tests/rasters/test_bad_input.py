@@ -19,13 +19,17 @@ from rasterio.transform import from_origin
 from shapely.geometry import Point
 
 from shoal.errors import ShoalError, UsageError
+from shoal_earth.rasters.choosing import CutRules, Layer
 from shoal_earth.rasters.composites import composite, write_composite
 from shoal_earth.rasters.contact_sheet import Candidate, check_pair, write_contact_sheet
+from shoal_earth.rasters.cutting import cut_layers
 from shoal_earth.rasters.filters import measure
 from shoal_earth.rasters.grids import Grid
 from shoal_earth.rasters.labels import read_polygons
 from shoal_earth.rasters.output import WriteError, publish, write_cog, write_polygons, write_text
+from shoal_earth.rasters.predict import CompositeSource
 from shoal_earth.rasters.scenes import read_scene
+from shoal_earth.rasters.shards import ShardReader
 from shoal_earth.rasters.synthetic import World, make_world
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -210,6 +214,23 @@ def test_a_full_disk_leaves_no_composite(world: World, tmp_path: Path) -> None:
     with read_scene(world.scenes[1]) as scene, little_room(20_000), pytest.raises(WriteError):
         write_composite(scene, "rgb", out / "rgb.tif")
     assert (out / "rgb.tif").read_bytes() == whole, "what was there before is still there"
+
+
+def test_a_full_disk_leaves_no_chips(world: World, tmp_path: Path) -> None:
+    def cut(out: Path) -> None:
+        with read_scene(world.scenes[0]) as scene:
+            grid = scene.grid()
+            labels = np.ones((grid.height, grid.width), np.uint8)
+            layer = Layer("a", "a", CompositeSource(scene, "rgb", grid), labels)
+            cut_layers([layer], out, CutRules(24, 24, (1, 0, 0), min_valid=0.5), kind="rgb")
+
+    for size in (0, 2_000, 40_000):
+        with little_room(size), pytest.raises(WriteError, match="chips: cannot be written: the file may not grow"):
+            cut(tmp_path / "chips")
+        assert list((tmp_path / "chips").iterdir()) == []
+    cut(tmp_path / "chips")
+    with ShardReader(tmp_path / "chips") as reader:
+        assert len(reader.chips) > 10
 
 
 def test_what_a_disk_swallowed_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import tracemalloc
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -264,6 +265,28 @@ def test_killed_and_started_again_the_chips_are_the_same_bytes(tmp_path: Path) -
     assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == names
     for name in names:
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
+
+
+def test_memory_does_not_grow_with_the_scene(tmp_path: Path) -> None:
+    """Beside the labels, a byte a pixel, which the caller holds: a few runs of chips."""
+
+    class Ground:
+        def __init__(self, height: int) -> None:
+            self.grid = Grid(CRS.from_epsg(32721), from_origin(600_000, 8_800_000, 10, 10), height, 512)
+
+        def read(self, window: Window) -> Pixels:
+            shape = (3, int(window.height), int(window.width))
+            return Pixels(np.full(shape, 0.1, np.float32), np.ones(shape[1:], bool))
+
+    peaks = []
+    for height in (512, 512, 4096):
+        source = Ground(height)
+        labels = np.ones((height, 512), np.uint8)
+        tracemalloc.start()
+        cut_layers([Layer("a", "a", source, labels)], tmp_path, CutRules(128, 128, (1, 0, 0)), kind="rgb")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < peaks[1] * 1.2
 
 
 def test_groups_are_dealt_by_their_foreground(tmp_path: Path) -> None:

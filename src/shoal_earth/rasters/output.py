@@ -19,7 +19,7 @@ from rasterio.windows import Window
 from shoal.errors import ShoalError
 from shoal_earth.rasters.grids import Grid, reason
 
-__all__ = ["WriteError", "publish", "write_cog", "write_polygons", "write_text", "write_tiles"]
+__all__ = ["WriteError", "publish", "write_cog", "write_error", "write_polygons", "write_text", "write_tiles"]
 
 _FULL = {
     errno.ENOSPC: "the disk is full",

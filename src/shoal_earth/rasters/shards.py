@@ -10,6 +10,8 @@ import io
 import json
 import os
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import UsageError
+from shoal_earth.rasters.output import write_error
 
 __all__ = ["INDEX", "ShardReader", "ShardWriter"]
 
@@ -45,7 +48,28 @@ class ShardWriter:
         self._made: dict[str, int] = {}
 
     def add(self, split: str, key: str, arrays: dict[str, np.ndarray[Any, Any]], **facts: Any) -> None:
-        """Append one chip: ``{"image": ..., "label": ...}`` become ``<key>.image.npy``, ``<key>.label.npy``."""
+        """Append one chip: ``{"image": ..., "label": ...}`` become ``<key>.image.npy``, ``<key>.label.npy``.
+
+        Raises:
+            WriteError: the disk is full; what was begun has been removed.
+        """
+        with self._writing():
+            self._add(split, key, arrays, facts)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            for _, file, _ in self._open.values():
+                with suppress(OSError):
+                    file.close()  # what it still holds has no room either
+            self._open.clear()
+            for part in self.folder.glob(".*.part"):
+                part.unlink(missing_ok=True)
+            raise write_error(self.folder, error) from None
+
+    def _add(self, split: str, key: str, arrays: dict[str, np.ndarray[Any, Any]], facts: dict[str, Any]) -> None:
         if split not in self._open:
             number = self._made[split] = self._made.get(split, -1) + 1
             name = f"{split}-{number:05d}.tar"
@@ -69,7 +93,15 @@ class ShardWriter:
         file.close()
 
     def close(self, **facts: Any) -> None:
-        """Give the shards their names and write the index, with any more facts about the chips."""
+        """Give the shards their names and write the index, with any more facts about the chips.
+
+        Raises:
+            WriteError: the disk is full.
+        """
+        with self._writing():
+            self._close(facts)
+
+    def _close(self, facts: dict[str, Any]) -> None:
         for split in sorted(self._open):
             self._finish(split)
         self.shards.sort(key=lambda shard: str(shard["name"]))
