@@ -14,6 +14,7 @@ import typer
 from shoal.errors import ShoalError
 from shoal_earth.burned_area import cli as burned_area
 from shoal_earth.change import cli as change
+from shoal_earth.deforestation import cli as deforestation
 from shoal_earth.detection import cli as detection
 from shoal_earth.predict import predict_command
 from shoal_earth.rasters import cli as scenes
@@ -24,6 +25,7 @@ __all__ = ["main"]
 GROUPS = {
     "burned-area": burned_area.app,
     "change": change.app,
+    "deforestation": deforestation.app,
     "detection": detection.app,
     "scenes": scenes.app,
     "segmentation": segmentation.app,

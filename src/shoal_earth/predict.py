@@ -12,7 +12,12 @@ __all__ = ["predict_command"]
 
 def predict_command(
     model: Annotated[Path, typer.Option(help="A checkpoint, or the folder of a finished trial.")],
-    scene: Annotated[Path, typer.Option(help="The scene: a raster, or a satellite product.")],
+    scene: Annotated[
+        list[Path],
+        typer.Option(
+            help="The scene: a raster, or a satellite product. Of a model of change two: the earlier, the later."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for classes.tif, probability.tif and the polygons.")],
     composite: Annotated[
         str | None,
@@ -36,16 +41,16 @@ def predict_command(
     if load_checkpoint(find_checkpoint(model))["meta"].get("kind") == "detection":
         from shoal_earth.detection.mapping import detect_images
 
-        (found,) = detect_images(
+        for found in detect_images(
             model,
-            [scene],
+            scene,
             out,
             overlap=overlap,
             batch_size=batch_size,
             min_score=0.3 if threshold is None else threshold,
             device=device,
-        )
-        typer.echo(f"{found.count} objects: {', '.join(map(str, found.maps)) or out}")
+        ):
+            typer.echo(f"{found.count} objects: {', '.join(map(str, found.maps)) or out}")
         return
     from shoal_earth.segmentation.mapping import map_scene
 

@@ -162,7 +162,10 @@ def test_models_that_do_not_exist_or_do_not_fit_say_so() -> None:
             build_model(name, **{"encoder": None, "bands": 6, "classes": 2, "dates": 2, **options})
 
 
-@pytest.mark.parametrize(("name", "encoder", "options"), SMALL)
+# BIT takes ten times as long as the others.
+@pytest.mark.parametrize(
+    ("name", "encoder", "options"), [pytest.param(*m, marks=[pytest.mark.slow] if m[0] == "bit" else []) for m in SMALL]
+)
 def test_models_overfit_ten_pairs(name: str, encoder: str | None, options: dict, chips: Path) -> None:
     torch.manual_seed(0)
     examples = ChipExamples(chips, "train")

@@ -12,14 +12,13 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from shoal.errors import UsageError
-from shoal_earth.burned_area.labels import find_scenes
 from shoal_earth.burned_area.places import Place, Places, load_labels
 from shoal_earth.rasters.composites import recipe
 from shoal_earth.rasters.cutting import Cut, CutRules, Layer, cut_part
 from shoal_earth.rasters.grids import reason
 from shoal_earth.rasters.masks import HIDDEN, mask
 from shoal_earth.rasters.predict import CompositeSource, WindowSource
-from shoal_earth.rasters.scenes import Scene, read_scene
+from shoal_earth.rasters.scenes import Scene, find_scenes, read_scene
 
 __all__ = ["BURNT", "IMAGERY", "cut_chips"]
 

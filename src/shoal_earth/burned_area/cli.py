@@ -122,7 +122,7 @@ def split_command(
     from shoal_earth.burned_area.fires import load_fires
     from shoal_earth.burned_area.places import PLACES, deal_places, summary
 
-    wanted = _shares(shares)
+    wanted = parse_shares(shares)
     places = deal_places(labels, load_fires(fires), margin=margin, smallest=size, shares=wanted, by=by, seed=seed)
     places.save(out / PLACES)
     for line in summary(places):
@@ -194,7 +194,7 @@ def synthetic_command(
     typer.echo(f"{len(world.scenes)} synthetic scenes: {world.catalogue}")
 
 
-def _shares(text: str) -> tuple[float, float, float]:
+def parse_shares(text: str) -> tuple[float, float, float]:
     try:
         one, two, three = (float(part) for part in text.split(","))
     except ValueError:

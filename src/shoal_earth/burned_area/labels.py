@@ -19,25 +19,13 @@ from shoal_earth.rasters.filters import Rules, sift
 from shoal_earth.rasters.grids import Grid
 from shoal_earth.rasters.labels import FOREGROUND, Polygons
 from shoal_earth.rasters.output import write_cog, write_text
-from shoal_earth.rasters.scenes import Scene, read_scene
+from shoal_earth.rasters.scenes import Scene, find_scenes, read_scene
 
-__all__ = ["FIGURES", "LABELS", "filter_scenes", "find_scenes", "kept_scenes", "label_scenes"]
+__all__ = ["FIGURES", "LABELS", "filter_scenes", "kept_scenes", "label_scenes"]
 
 FIGURES = "figures.csv"
 LABELS = "labels.json"
 _BANDS = ("red", "green", "blue")
-
-
-def find_scenes(folder: Path) -> list[Path]:
-    """The scenes in a folder, by name: fetched ones, ``.SAFE`` folders and zips, Landsat folders and tars, rasters.
-
-    Raises:
-        UsageError: there is no such folder.
-    """
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: there is no such folder of scenes")
-    files = (".zip", ".tar", ".tif", ".tiff")
-    return sorted(p for p in folder.iterdir() if p.name[0] != "." and (p.is_dir() or p.suffix.lower() in files))
 
 
 def filter_scenes(folder: Path, out: Path, rules: Rules) -> list[str]:

@@ -33,7 +33,7 @@ class Sizes:
 V6 = Sizes()
 """As published: 41.0 million parameters."""
 
-TINY = Sizes((16, 32, 48, 64), (1, 1, 1, 1), (1, 2, 4, 8), (8, 4, 2, 1), 32, 0.0)
+TINY = Sizes((16, 32, 48, 64), (1, 1, 1, 1), (1, 2, 4, 8), (8, 4, 2, 1), 16, 0.0)
 """For a CPU and for tests; the same structure."""
 
 

@@ -26,7 +26,19 @@ __all__ = ["Candidate", "check_pair", "find_pairs", "read_choices", "write_conta
 
 _YES = {"yes", "y", "x", "1", "true"}
 _NO = {"", "no", "n", "0", "false"}
-_COLUMNS = ("id", "first", "second", "tile", "first_date", "second_date", "cloud_first", "cloud_second", "choose")
+_COLUMNS = (
+    "id",
+    "first",
+    "second",
+    "tile",
+    "first_date",
+    "second_date",
+    "cloud_first",
+    "cloud_second",
+    "nodata_first",
+    "nodata_second",
+    "choose",
+)
 
 
 @dataclass(frozen=True)
@@ -183,6 +195,8 @@ def _row(candidate: Candidate, seen: dict[Path, tuple[str, Figures, str, str]]) 
         "second_date": other[2] if other else "",
         "cloud_first": cloud(one[1]),
         "cloud_second": cloud(other[1] if other else None),
+        "nodata_first": f"{one[1].nodata:.4f}",
+        "nodata_second": f"{other[1].nodata:.4f}" if other else "",
         "choose": "",
     }
 

@@ -22,6 +22,7 @@ __all__ = [
     "asset_bands",
     "asset_resolution",
     "is_archive",
+    "item_orbit",
     "item_scene",
     "item_tile",
     "item_time",
@@ -100,7 +101,7 @@ def item_scene(item: Mapping[str, Any], where: str) -> Scene:
         classification=Classes(quality, to_scl) if quality else None,
         tile=item_tile(item),
         baseline=_baseline(name, properties),
-        facts={"cloud_cover": properties.get("eo:cloud_cover")},
+        facts={"cloud_cover": properties.get("eo:cloud_cover"), "orbit": item_orbit(item)},
     )
 
 
@@ -130,6 +131,18 @@ def item_time(item: Mapping[str, Any]) -> dt.datetime | None:
 def item_tile(item: Mapping[str, Any]) -> str | None:
     """The MGRS tile, or Landsat path and row, of an item; None where it has none."""
     return _tile(str(item.get("id") or ""), item.get("properties") or {})
+
+
+def item_orbit(item: Mapping[str, Any]) -> str | None:
+    """The relative orbit of a Sentinel-2 item (``R067``): scenes of one orbit see a place from the same side."""
+    properties = item.get("properties") or {}
+    number = properties.get("sat:relative_orbit")
+    if isinstance(number, int):
+        return f"R{number:03d}"
+    for text in (item.get("id"), properties.get("s2:product_uri"), properties.get("sentinel:product_id")):
+        if found := re.search(r"_(R\d{3})_", str(text or "")):
+            return found.group(1)
+    return None
 
 
 def quality_kind(key: str) -> str | None:

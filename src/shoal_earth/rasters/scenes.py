@@ -25,7 +25,7 @@ from rasterio.windows import Window
 from shoal.errors import UsageError
 from shoal_earth.rasters.grids import Grid, Pixels, in_steps, reason
 
-__all__ = ["REMOTE", "Band", "BandFile", "Classes", "Scene", "environment", "read_scene", "tile_of"]
+__all__ = ["REMOTE", "Band", "BandFile", "Classes", "Scene", "environment", "find_scenes", "read_scene", "tile_of"]
 
 # Read from a bucket: no listing of the folder for sidecar files, and a server that hiccups is asked again.
 REMOTE = {
@@ -437,6 +437,18 @@ def read_scene(path: Path | str, *, bands: Sequence[str] | None = None, nodata: 
                 f"{text}: is a folder, but no scene: it holds no MTD_MSIL*.xml, no Landsat bands and no item.json"
             )
     return read_raster(text, bands=bands, nodata=nodata)
+
+
+def find_scenes(folder: Path) -> list[Path]:
+    """The scenes in a folder, by name: fetched ones, ``.SAFE`` folders and zips, Landsat folders and tars, rasters.
+
+    Raises:
+        UsageError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: there is no such folder of scenes")
+    files = (".zip", ".tar", ".tif", ".tiff")
+    return sorted(p for p in folder.iterdir() if p.name[0] != "." and (p.is_dir() or p.suffix.lower() in files))
 
 
 def tile_of(name: str) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,8 @@ def make_world(
     image: str = "jp2",
     gap: int = 0,
     zip_every: int = 0,
+    clouds: tuple[float, ...] = (0.02, 0.10, 0.05, 0.18, 0.5),
+    edges: Collection[tuple[int, int]] | None = None,
 ) -> World:
     """Generate a world; the same arguments give the same bytes.
 
@@ -91,6 +94,8 @@ def make_world(
         image: ``jp2`` (as Sentinel-2 comes) or ``tif``.
         gap: metres between tiles.
         zip_every: every so many-th product is a zip, and the catalogue offers no single bands of it; 0 for none.
+        clouds: shares of cloud that the images take in turn; each tile starts with another.
+        edges: which images end at the edge of the swath, as (tile, image), both from 0; by default every third.
 
     Raises:
         UsageError: an argument makes no sense, or the folder is in use.
@@ -108,9 +113,9 @@ def make_world(
         all_tiles.append(tile)
         for index, day in enumerate(days):
             look = np.random.default_rng([seed, number, index])
-            # Clear, then cloudier; every third image ends at the edge of the swath.
-            cloudiness = (0.02, 0.10, 0.05, 0.18, 0.5)[(index + number) % 5]
-            bands, classes = _seen(look, tile, day, cloudiness, edge=(index + number) % 3 == 2)
+            cloudiness = clouds[(index + number) % len(clouds)]
+            edge = (index + number) % 3 == 2 if edges is None else (number, index) in edges
+            bands, classes = _seen(look, tile, day, cloudiness, edge=edge)
             baseline = "02.14" if day.year < 2020 else "04.00"
             path = write_safe(folder / "scenes", tile.name, tile.grid, day, baseline, bands, classes, image)
             if zip_every and (number * len(days) + index) % zip_every == zip_every - 1:

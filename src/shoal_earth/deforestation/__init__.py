@@ -1,0 +1,1 @@
+"""Deforestation: from PRODES polygons and a catalogue of scenes to chips of pairs, with a person who chooses in between."""
