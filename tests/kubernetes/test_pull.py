@@ -378,3 +378,55 @@ def test_the_address_from_outside() -> None:
     inside = cluster(BUCKETED.replace("http://store.example:9000", "http://rook-ceph-rgw-easts3.rook-east"))
     assert bucket.outside_address(inside) == "https://s3-east.nrp-nautilus.io"
     assert bucket.outside_address(cluster(BUCKETED)) == "http://store.example:9000"
+
+
+STUDY = """
+study: s
+steps:
+  train: {run: "train {out}"}
+  later: {needs: train, run: "later {inputs.train} {out}"}
+"""
+
+
+def test_the_verb_brings_what_is_done_and_says_what_is_not(
+    cloud: Cloud,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    from typer.testing import CliRunner
+
+    from shoal.cli import app
+    from shoal.plan import build
+    from shoal.study import load_study
+
+    at(cloud, monkeypatch)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    (tmp_path / "s.yaml").write_text(STUDY)
+    (tmp_path / "clusters").mkdir()
+    (tmp_path / "clusters" / "lab.yaml").write_text(
+        f"store: {{s3: 's3://{cloud.bucket.name}/team', endpoint: '{cloud.endpoint}', secret: keys}}\n"
+    )
+    train = build(load_study(tmp_path / "s.yaml")).of_step("train")[0].id
+    assert cloud.run("printf x > $OUT/x; mkdir $OUT/pictures; printf p > $OUT/pictures/p.png", task=train)[0] == 0
+    task = tmp_path / "runs-lab" / "s" / "train" / train
+    (task / "out").mkdir(parents=True)
+    (task / "result.json").write_text(json.dumps(cloud.json(f"train/{train}/result.json")))
+    study = str(tmp_path / "s.yaml")
+
+    def run(*more: str) -> tuple[int, str]:
+        done = CliRunner().invoke(app, ["pull", study, "--on", "lab", *more])
+        return done.exit_code, done.output
+
+    code, said = run("-o", str(tmp_path / "o"))
+    assert (code, (tmp_path / "o" / "train" / train / "out" / "x").read_text()) == (0, "x"), said
+    assert "1 of 2 tasks are not done" in said
+    assert "outputs of 1 tasks brought" in said
+    code, said = run("train", "-o", str(tmp_path / "o"))
+    assert (code, "1 were here" in said) == (0, True)
+    code, said = run("--records")
+    assert code == 0, said
+    assert (task / "attempts" / "1" / "log.txt").exists()
+    assert (task / "out" / "pictures" / "p.png").read_bytes() == b"p"
+    assert run("later")[0] == 1
+    done = CliRunner().invoke(app, ["pull", study, "--store", str(tmp_path / "nowhere")])
+    assert done.exit_code == 2 or "was run on this machine" in str(done.exception)

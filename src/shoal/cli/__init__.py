@@ -16,6 +16,7 @@ from shoal.cli import (
     import_,
     logs,
     plan,
+    pull,
     report,
     results,
     retry,
@@ -38,7 +39,23 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for verb in (plan, run, status, logs, stop, retry, approve, results, usage, report, gc, clusters, import_, schema):
+for verb in (
+    plan,
+    run,
+    status,
+    logs,
+    stop,
+    retry,
+    approve,
+    results,
+    usage,
+    report,
+    pull,
+    gc,
+    clusters,
+    import_,
+    schema,
+):
     verb.register(app)
 
 

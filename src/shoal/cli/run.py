@@ -107,8 +107,27 @@ def start_executor(
 
         executor = open_cluster(opened, max_parallel=max_parallel, asked=asked)
     opened.root.prepare()
+    write_rules(opened)
     remember_place(opened.plan.study, opened.root, opened.store_given, opened.on)
     return executor
+
+
+def write_rules(opened: Opened) -> None:
+    """Write down which of the platform's rules hold while the study runs, for ``status`` and the report."""
+    from shoal.agent.agent import write_json_atomic
+
+    path = opened.store.root / "policies.json"
+    if opened.on is None:
+        path.unlink(missing_ok=True)
+        return
+    from shoal.clusters import load_cluster
+
+    cluster = load_cluster(opened.on, beside=opened.plan.study.folder)
+    rules = {
+        name: policy.model_dump(mode="json") for name, policy in cluster.policies.items() if policy.check == "running"
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json_atomic(str(path), {"format": 1, "cluster": cluster.name, "running": rules})
 
 
 def run_watched(runner: Runner) -> Summary:
@@ -181,6 +200,9 @@ def tell(summary: Summary, runner: Runner, file: str, opened: Opened) -> None:
         )
     if summary.left:
         lines.append(f"{summary.left} tasks go on running; shoal run {again} takes them up again.")
+    from shoal.cli.status import use_of
+
+    lines += [f"  {one.level}: {one.text}" for one in use_of(opened)]
     if summary.exit_code == 0:
         lines.append(f"See: shoal {opened.look_with} {look} · shoal report {look}")
     _say("\n".join(lines))

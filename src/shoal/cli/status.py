@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -19,6 +19,9 @@ from shoal.cli.common import (
     open_study,
     print_json,
 )
+
+if TYPE_CHECKING:
+    from shoal.results.platform import UseFinding
 
 
 def register(app: typer.Typer) -> None:
@@ -88,7 +91,19 @@ def survey_status(opened: Opened) -> dict[str, Any]:
         "runner": runner,
         "steps": steps,
         "tasks": tasks,
+        "policies": [one.to_json() for one in use_of(opened)],
     }
+
+
+def use_of(opened: Opened) -> list[UseFinding]:
+    """What the platform's rules say of what was used of what was asked for; nothing on this machine."""
+    from shoal.results.platform import read_rules, use_findings
+
+    if not opened.store.plan.is_file() or not read_rules(opened.store.root):
+        return []
+    from shoal.results import read_store
+
+    return use_findings(read_store(opened.store.root))
 
 
 _STYLES = {"done": "green", "running": "cyan", "failed": "red", "interrupted": "yellow", "gate": "yellow"}
@@ -137,6 +152,11 @@ def _show(found: dict[str, Any], file: str) -> None:
         )
         out.print(Text(f"  ! {many}: {message}", style="red"))
         out.print(Text(f"    shoal logs {file} {tasks[0]['id']}", style="dim"))
+    for one in found["policies"]:
+        out.print(Text(f"  {one['level']}: {one['text']}", style="yellow" if one["level"] == "warn" else "cyan"))
+        if one["reason"]:
+            link = f": {one['link']}" if one["link"] else ""
+            out.print(Text(f"    the platform: {one['reason']}{link}", style="dim"))
     if any(step["counts"].get("gate") for step in found["steps"]):
         out.print(f"  A person has to approve: shoal approve {file}", markup=False)
 
