@@ -1,9 +1,9 @@
 """Measures Shoal against floors and neighbours, prints one table and writes it to bench/RESULTS.md.
 
-    python bench/run.py [--quick] [--only a,b,c,d,e,f,g] [--rounds N] [--peer-tasks N] [--write FILE]
+    python bench/run.py [--quick] [--only a,b,c,d,e,f,g,h] [--rounds N] [--peer-tasks N] [--write FILE]
 
 Parts: (a) planning, (b) tasks that do nothing, (c) start of the command line, (d) the training loop, (e) detection data, (f)
-detectors in the training loop, (g) satellite scenes.
+detectors in the training loop, (g) satellite scenes, (h) a cluster.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import cluster
 import detection
 import machine
 import planning
@@ -27,7 +28,7 @@ import trained
 from measure import BENCH, BenchError, Part
 
 RESULTS = BENCH / "RESULTS.md"
-PARTS = ("a", "b", "c", "d", "e", "f", "g")
+PARTS = ("a", "b", "c", "d", "e", "f", "g", "h")
 
 
 def main() -> int:
@@ -66,6 +67,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--sizes", help="tasks of the two plans of part a [default: 10000,100000]")
     parser.add_argument("--tasks", type=int, help="no-op tasks of part b [default: 500]")
     parser.add_argument("--peer-tasks", type=int, help="no-op tasks of the slow peers; 0: none [default: 500]")
+    parser.add_argument("--cluster-tasks", type=int, help="no-op tasks of part h [default: 1000]")
     parser.add_argument(
         "--write", help="file for the results [default: bench/RESULTS.md if all parts are measured in full]"
     )
@@ -82,6 +84,7 @@ def _options() -> argparse.Namespace:
     if len(options.sizes) != 2 or options.sizes[0] >= options.sizes[1]:
         parser.error("--sizes: two numbers, the smaller one first")
     options.tasks = options.tasks or (20 if quick else 500)
+    options.cluster_tasks = options.cluster_tasks or (40 if quick else 1000)
     if options.peer_tasks is None:
         options.peer_tasks = 10 if quick else 500
     return options
@@ -99,6 +102,13 @@ def _parts(options: argparse.Namespace, folder: Path) -> dict[str, Callable[[], 
         "e": lambda: detection.measure_data(folder, options.quick),
         "f": lambda: detection.measure_training(folder, options.quick),
         "g": lambda: scenes.measure(folder, options.quick),
+        "h": lambda: cluster.measure(
+            folder,
+            options.cluster_tasks,
+            0 if options.quick else 10 * options.cluster_tasks,
+            options.rounds or 1,
+            20 if options.quick else 200,
+        ),
     }
     return {letter: measure for letter, measure in every.items() if letter in options.only}
 
