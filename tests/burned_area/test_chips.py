@@ -17,15 +17,20 @@ import numpy as np
 import pytest
 import rasterio
 from rasterio.transform import Affine
-from shapely.geometry import box
+from shapely.geometry import Polygon, box
 
 from shoal.errors import UsageError
-from shoal_earth.burned_area.fires import load_fires
-from shoal_earth.burned_area.places import PLACES, load_places
+from shoal_earth.burned_area.chips import cut_chips
+from shoal_earth.burned_area.fires import gather, load_fires
+from shoal_earth.burned_area.labels import filter_scenes, find_scenes, kept_scenes, label_scenes
+from shoal_earth.burned_area.places import PLACES, deal_places, load_labels, load_places
 from shoal_earth.burned_area.search import find_items
 from shoal_earth.burned_area.synthetic import BurnedWorld
+from shoal_earth.rasters.choosing import CutRules
 from shoal_earth.rasters.cutting import COUNTS, PART
+from shoal_earth.rasters.filters import Rules
 from shoal_earth.rasters.joining import join_parts
+from shoal_earth.rasters.scenes import read_scene
 from shoal_earth.rasters.shards import INDEX, ShardReader
 
 from .pipeline import SIZE, run
@@ -268,3 +273,47 @@ def test_fires_that_no_scene_shows(burned: BurnedWorld, made: Path) -> None:
         late[column] = late[column].astype("datetime64[us]") + np.timedelta64(900, "D")
     with pytest.raises(UsageError, match="from 0 days before to 60 days after"):
         find_items(type(fires)(fires.path, late), str(burned.catalogue))
+
+
+def test_the_real_products_go_through_every_step(fixtures: Path, tmp_path: Path) -> None:
+    """Three real Level-2A trees, JP2 and TIF, of old and new baselines; one lies on the antimeridian."""
+    folder = tmp_path / "scenes"
+    folder.mkdir()
+    shapes = []
+    for path in sorted((fixtures / "safe" / "stactools_downsampled").glob("*.SAFE")):
+        (folder / path.name).symlink_to(path)
+        with read_scene(path) as scene:
+            grid = scene.grid(["red"])
+            left, bottom, right, top = grid.bounds
+            # A triangle over about a third of the tile; where the date changes, on this side of it.
+            left, right = left * 0.95 + right * 0.05, left * 0.2 + right * 0.8
+            ring = [(left, top), (left, bottom), (right, bottom)]
+            shapes.append(geopandas.GeoSeries([Polygon(ring)], crs=grid.crs).to_crs(4326).iloc[0])
+            resolution, day = grid.resolution, scene.acquired.date()
+            assert day.year >= 2019
+    columns = {"FIRE_ID": ["a", "b", "c"], "REP_DATE": ["2018-07-01"] * 3}
+    geopandas.GeoDataFrame(columns, geometry=shapes, crs=4326).to_file(tmp_path / "fires.gpkg")
+    fires, _ = gather([tmp_path / "fires.gpkg"])
+    lines = filter_scenes(folder, tmp_path / "figures", Rules())
+    assert [line.split()[0] for line in lines] == ["drop", "drop", "keep"]
+    assert "96.7% is no data, more than 80%" in lines[0]
+    assert "99.5% of the valid pixels are cloud, more than 25%" in lines[1]
+    assert ["T22HBD" in path.name for path in kept_scenes(folder, tmp_path / "figures")] == [True]
+    # All three go on, so that each product is read by every step.
+    label_scenes(find_scenes(folder), fires, tmp_path / "labels", part="real", resolution=resolution)
+    entries = {entry["tile"]: sum(entry["burnt"].values()) for entry in load_labels(tmp_path / "labels")["scenes"]}
+    assert set(entries) == {"07HFE", "01UBT", "22HBD"}
+    assert entries["22HBD"] > 2000
+    places = deal_places([tmp_path / "labels"], fires, margin=0, smallest=20, shares=(1, 0, 0), by="tile")
+    for imagery, high in (("img", 2.0), ("tci", 255.0), ("swir22+nir+red", 2.0)):
+        rules = CutRules(20, 20, (1, 0, 0), min_valid=0.0, max_hidden=1.0)
+        cut_chips(folder, tmp_path / "labels", places, tmp_path / f"part-{imagery}", rules, imagery=imagery)
+        made = join_parts([tmp_path / f"part-{imagery}"], tmp_path / imagery)
+        assert made.chips == {"train": 75}
+        with ShardReader(tmp_path / imagery) as reader:
+            step = reader.index["step"]
+            for position in range(len(reader.chips)):
+                values = reader.read(position, "image") * step
+                assert values.min() >= -0.2
+                assert values.max() <= high
+                assert set(np.unique(reader.read(position, "label"))) <= {0, 1, 255}
