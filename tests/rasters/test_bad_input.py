@@ -225,7 +225,7 @@ def test_a_full_disk_leaves_no_chips(world: World, tmp_path: Path) -> None:
             cut_layers([layer], out, CutRules(24, 24, (1, 0, 0), min_valid=0.5), kind="rgb")
 
     for size in (0, 2_000, 40_000):
-        with little_room(size), pytest.raises(WriteError, match="chips: cannot be written: the file may not grow"):
+        with little_room(size), pytest.raises(WriteError, match=r"chips: cannot be written: the file may not grow"):
             cut(tmp_path / "chips")
         assert list((tmp_path / "chips").iterdir()) == []
     cut(tmp_path / "chips")
