@@ -224,7 +224,7 @@ def test_bad_input_is_named(made: Path, tmp_path: Path) -> None:
     prodes, areas = world / "prodes.shp", world / "units.shp"
     with pytest.raises(UsageError, match=r"units.shp: has no column \"image_date\""):
         read_prodes(areas)
-    with pytest.raises(UsageError, match="prodes.shp: has no deforestation of the year 1999, but of 2020, 2021"):
+    with pytest.raises(UsageError, match=r"prodes.shp: has no deforestation of the year 1999, but of 2020, 2021"):
         read_prodes(prodes, 1999)
     with pytest.raises(UsageError, match=r"units.shp: has no column \"nome_x\""):
         find_units(areas, prodes, 2021, name="nome_x")
@@ -233,7 +233,7 @@ def test_bad_input_is_named(made: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"water.gpkg: none of its \d+ polygons has the main_class DESMATAMENTO"):
         read_prodes(tmp_path / "water.gpkg")
     frame.iloc[:0].to_file(tmp_path / "empty.gpkg")
-    with pytest.raises(UsageError, match="empty.gpkg: holds no polygons"):
+    with pytest.raises(UsageError, match=r"empty.gpkg: holds no polygons"):
         read_prodes(tmp_path / "empty.gpkg")
     far = frame.set_geometry(frame.translate(20, 10))
     far.to_file(tmp_path / "far.gpkg")

@@ -186,7 +186,8 @@ def build(name: str, classes: int, size: str, image_size: int, weights: Weights 
         # Never used in detection: it would keep DistributedDataParallel waiting.
         if part.endswith("mask_token"):
             parameter.requires_grad_(False)
-    content = _to_places(model) if name == "detr" and size == "tiny" else None
+    if name == "detr" and size == "tiny":
+        _to_places(model)
     multiple = CONFIGS[name].multiple if size == "published" else CONFIGS[name].tiny_multiple
     return TransformersDetector(model, classes, softmax=kind.softmax, multiple=multiple, pretrained=weights is not None)
 
