@@ -151,9 +151,9 @@ def _oscd(folder: Path) -> Dataset | None:
 
 def _band(path: Path) -> str:
     """B8A comes behind B08."""
-    return (
-        path.stem.removeprefix("B").zfill(3) if path.stem[-1].isdigit() else path.stem.removeprefix("B").zfill(3) + "A"
-    )
+    name = path.stem.removeprefix("B")
+    letter = name.lstrip("0123456789")
+    return name.removesuffix(letter).zfill(2) + letter
 
 
 def _burn_scars(folder: Path) -> Dataset | None:

@@ -1,0 +1,62 @@
+"""The deforestation study: 108 trials as published, and a smoke run in which every value of every axis occurs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+STUDY = Path(__file__).parents[2] / "studies" / "deforestation.yaml"
+AXES = {
+    "size": {256, 512},
+    "bands": {"ngb", "ndvi", "evi"},
+    "lr": {1e-3, 1e-4, 1e-5},
+    "loss": {"miou", "ce"},
+    "optimizer": {"adamw", "adam", "sgd"},
+}
+
+
+def shoal(*arguments: object) -> str:
+    command = [sys.executable, "-m", "shoal", *map(str, arguments)]
+    made = subprocess.run(command, capture_output=True, text=True, timeout=1500)
+    assert made.returncode == 0, made.stdout[-3000:] + made.stderr[-3000:]
+    return made.stdout
+
+
+def test_the_study_has_108_trials_each_tested_twice_and_its_gpus_go_with_the_size() -> None:
+    plan = json.loads(shoal("plan", STUDY, "--json"))
+    tasks = plan["tasks"]
+    trials = [task for task in tasks if task["step"] == "train"]
+    assert len(trials) == len({json.dumps(task["params"], sort_keys=True) for task in trials}) == 108
+    for axis, values in AXES.items():
+        assert {task["params"][axis] for task in trials} == values
+    assert {(task["params"]["size"], task["params"]["gpus"]) for task in trials} == {(256, 1), (512, 4)}
+    assert sum(task["step"] == "test" for task in tasks) == 216
+    assert [task["step"] for task in tasks if task["state"] == "gate"] == ["choose"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1600)
+def test_the_smoke_run_goes_through_every_step_and_a_model_beats_constant_answers(tmp_path: Path) -> None:
+    shoal("run", STUDY, "--profile", "smoke", "--store", tmp_path)
+    done = [json.loads(path.read_text()) for path in (tmp_path / "deforestation").glob("*/*/result.json")]
+    assert len(done) == 26
+    trials = {task["task"]: task for task in done if task["step"] == "train"}
+    for axis, values in AXES.items():
+        assert {task["params"][axis] for task in trials.values()} == values
+
+    def last(task: dict, name: str) -> float:
+        value = task["metrics"][name]
+        return float(value["last"] if isinstance(value, dict) else value)
+
+    # The trial that validation chooses, on tiles that neither training nor validation saw.
+    best = max(trials.values(), key=lambda task: last(task, "best/val/iou"))
+    tests = [task for task in done if task["step"] == "test" and best["task"] in task["inputs"]]
+    assert {task["params"]["checkpoint"] for task in tests} == {"last", "best"}
+    (test,) = (task for task in tests if task["params"]["checkpoint"] == "best")
+    for name in ("iou", "miou", "f1", "kappa"):
+        assert last(test, f"test/{name}") > last(test, f"test/trivial/{name}") + 0.1, name
+    assert last(test, "test/objects/recall") > 0
