@@ -54,7 +54,7 @@ class Pods:
         path, _, query = socket.request.path.partition("?")
         words = urllib.parse.parse_qs(query)["command"]
         self.asked.append((path, words))
-        env = {**os.environ, "SHOAL_READER": reading._source()}
+        env = {**os.environ, "SHOAL_READER": reading.reader_source()}
         left = self.cut.pop(0) if self.cut else None
         with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as process:
             assert process.stdout is not None

@@ -39,12 +39,16 @@ def approve(
 ) -> None:
     """Approve what waits for a person, so that the steps after it may run."""
     opened = open_study(study, profile=profile, overrides=set_, store=store, as_last_run=True)
+    from shoal.cli.detached import live, put_gate
+
     for path in file or ():
         if not path.is_file():
             raise UsageError(f"--file {path}: there is no such file")
     for id_ in _chosen(opened, gate):
         open_gate(opened, id_, list(file or ()), comment)
         task = opened.plan.tasks[id_]
+        if live(opened.store) is not None:
+            put_gate(opened, task.step, id_)
         typer.echo(f"{opened.plan.study.study}: {task.step} approved")
 
 

@@ -114,6 +114,10 @@ def open_study(
     where = None if on in EXECUTORS else on
     root, place = find_store(study, store, on=where, follow=as_last_run and on is None)
     mine = root.study(study.study)
+    if place is not None and (mine.root / "detached.json").exists():
+        from shoal.cli.detached import refresh
+
+        refresh(mine, study.folder)
     if place is not None and on is None:
         typer.echo(f"(on {place}, as last run)", err=True)
     if as_last_run and profile is None and not overrides:
@@ -125,6 +129,23 @@ def open_study(
             typer.echo(f"(as last run: {' '.join(words)})", err=True)
             study = load_study(file, profile=profile, overrides=overrides or ())
     return Opened(build(study), mine, root, profile, tuple(overrides or ()), store, place)
+
+
+def up_to_date(file: Path | str, store: str | None) -> None:
+    """Bring what is here of a study up to date, where a runner in a cluster works on it; for verbs that only read results."""
+    file = Path(file)
+    if not file.is_file():
+        return
+    from shoal.store import find_store
+    from shoal.study import load_study
+
+    study = load_study(file)
+    root, place = find_store(study, store)
+    mine = root.study(study.study)
+    if place is not None and (mine.root / "detached.json").exists():
+        from shoal.cli.detached import refresh
+
+        refresh(mine, study.folder)
 
 
 def _find_own_commands() -> None:

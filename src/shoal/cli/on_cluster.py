@@ -194,7 +194,7 @@ def print_log(opened: Opened, record: TaskRecord, number: int, *, follow: bool, 
     assert opened.on is not None
     cluster = load_cluster(opened.on, beside=opened.plan.study.folder)
     client = connect_to(cluster, patience=8.0)
-    selector = names.selector(_scope(opened, cluster), task=record.id) + f",{names.ATTEMPT}={number}"
+    selector = names.selector(scope_of(opened, cluster), task=record.id) + f",{names.ATTEMPT}={number}"
     try:
         waited = False
         while True:
@@ -237,7 +237,7 @@ def remove_all(opened: Opened, *, yes: bool) -> tuple[dict[str, int], int]:
     assert opened.on is not None
     cluster = load_cluster(opened.on, beside=opened.plan.study.folder)
     client = connect_to(cluster, patience=8.0)
-    selector = names.selector(_scope(opened, cluster))
+    selector = names.selector(scope_of(opened, cluster))
     try:
         jobs = client.list(
             JOBS, selector=selector, keep=lambda one: bool((one.get("status") or {}).get("active"))
@@ -252,7 +252,8 @@ def remove_all(opened: Opened, *, yes: bool) -> tuple[dict[str, int], int]:
         client.close()
 
 
-def _scope(opened: Opened, cluster: Cluster) -> str:
+def scope_of(opened: Opened, cluster: Cluster) -> str:
+    """What tells the study's objects in the namespace from all others."""
     from shoal.executors.kubernetes.manifests import Shared
     from shoal.executors.kubernetes.spec import layout_of
 
@@ -282,6 +283,13 @@ def _is_here(opened: Opened, cluster: Cluster) -> bool:
     """Whether the store is the claim itself, mounted where pods have it: the runner is in a pod."""
     store = cluster.store
     return store is not None and store.claim is not None and str(opened.root.root) == store.root
+
+
+def code_of(plan: Plan) -> dict[str, dict[str, tuple[bytes, bool]]]:
+    """Step to its code: path to content and whether it is executable."""
+    from shoal.store.sources import code_files
+
+    return {name: _contents(name, code_files(plan.study, step)) for name, step in plan.study.steps.items()}
 
 
 def _contents(step: str, files: dict[str, Path]) -> dict[str, tuple[bytes, bool]]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli.common import StoreOption
+from shoal.cli.common import StoreOption, up_to_date
 
 
 def register(app: typer.Typer) -> None:
@@ -36,6 +36,7 @@ def report(
     from shoal.report import write_report
     from shoal.results import load
 
+    up_to_date(study, store)
     data = load(study, store).data
     written = write_report(data, out or Path(data.folder) / "report.html")
     typer.echo(str(written))

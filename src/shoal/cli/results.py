@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli.common import StoreOption, console
+from shoal.cli.common import StoreOption, console, up_to_date
 from shoal.errors import UsageError
 
 
@@ -51,6 +51,7 @@ def results(
     format_ = "json" if json else format_
     if format_ not in FORMATS:
         raise UsageError(f"--format {format_}: unknown", hint=f"One of: {', '.join(FORMATS)}.")
+    up_to_date(study, store)
     found = load(study, store)
     if tasks:
         _print_tasks(found, format_)

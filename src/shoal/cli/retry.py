@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from shoal.cli.common import OnOption, Opened, ProfileOption, StoreOption, StudyArgument, open_study
-from shoal.cli.run import run_watched, start_executor, tell
+from shoal.cli.run import alone, run_watched, start_executor, tell
 from shoal.errors import UsageError
 
 
@@ -35,6 +35,7 @@ def retry(
     on: OnOption = None,
 ) -> None:
     """Try failed tasks again: in the runner that holds the study, or in this one if there is none."""
+    from shoal.cli.detached import hand_on, live
     from shoal.runner import Request, Runner, ask
     from shoal.store import holder
 
@@ -44,6 +45,10 @@ def retry(
     if not chosen:
         typer.echo(f"{opened.plan.study.study}: nothing has failed")
         return
+    if live(opened.store) is not None:
+        hand_on(opened, Request("retry", tuple(sorted(chosen)), set=overrides))
+        typer.echo(f"{opened.plan.study.study}: asked its runner in the cluster to try {len(chosen)} tasks again")
+        return
     if holder(opened.store.lock) is not None:
         ask(opened.store, Request("retry", tuple(sorted(chosen)), set=overrides))
         typer.echo(f"{opened.plan.study.study}: asked its runner to try {len(chosen)} tasks again")
@@ -51,7 +56,8 @@ def retry(
     executor = start_executor(opened, on, asked=chosen)
     runner = Runner(opened.plan, opened.store, executor, asked=chosen, profile=opened.profile, resources=overrides)
     try:
-        summary = run_watched(runner)
+        with alone(opened, runner):
+            summary = run_watched(runner)
     finally:
         executor.close()
     tell(summary, runner, str(study), opened)

@@ -56,6 +56,16 @@ def run(
     keep_stale: Annotated[
         bool, typer.Option("--keep-stale", help="Take results for good although code has changed since.")
     ] = False,
+    detach: Annotated[
+        bool,
+        typer.Option(
+            "--detach", help="Run it from a pod of the cluster: this machine may go. status, logs, stop work as ever."
+        ),
+    ] = False,
+    print_role: Annotated[
+        bool,
+        typer.Option("--print-role", help="Print the account and the rights that --detach works with, and do nothing."),
+    ] = False,
 ) -> None:
     """Run what is missing, failed or changed; what is done is never run twice.
 
@@ -67,6 +77,12 @@ def run(
 
     opened = open_study(study, profile=profile, overrides=set_, store=store, on=on)
     asked = opened.plan.find(only) if only else None
+    if detach or print_role:
+        words = [word for one in only or () for word in ("--only", one)]
+        words += ["--max-parallel", str(max_parallel)] if max_parallel is not None else []
+        words += ["--keep-stale"] if keep_stale else []
+        _detached(opened, str(study), words, asked=asked, max_parallel=max_parallel, only_role=print_role)
+        return
     executor = start_executor(opened, on, max_parallel=max_parallel, asked=asked)
     runner = Runner(
         opened.plan,
@@ -79,11 +95,60 @@ def run(
         overrides=set_ or (),
     )
     try:
-        summary = run_watched(runner)
+        with alone(opened, runner):
+            summary = run_watched(runner)
     finally:
         executor.close()
     tell(summary, runner, str(study), opened)
     raise typer.Exit(summary.exit_code)
+
+
+def _detached(
+    opened: Opened, file: str, words: list[str], *, asked: set[str] | None, max_parallel: int | None, only_role: bool
+) -> None:
+    from shoal.cli import detached
+    from shoal.errors import UsageError
+    from shoal.store import remember_place
+
+    if opened.on is None:
+        raise UsageError("--detach and --print-role are for clusters", hint="shoal run STUDY --on CLUSTER --detach")
+    if only_role:
+        from shoal.clusters import load_cluster
+        from shoal.executors.kubernetes.detach import account_objects, role
+        from shoal.executors.kubernetes.write import to_yaml
+
+        cluster = load_cluster(opened.on, beside=opened.plan.study.folder)
+        typer.echo(to_yaml(account_objects(cluster) or [role(cluster)]), nl=False)
+        return
+    job = detached.start(opened, words, asked=asked, max_parallel=max_parallel)
+    remember_place(opened.plan.study, opened.root, opened.store_given, opened.on)
+    write_rules(opened)
+    look = f"{file}{opened.store_option}"
+    _say(f"{opened.plan.study.study}: runs in the cluster, from the Job {job}; this machine may go.")
+    _say(f"Look at: shoal status {look} · shoal logs {look} TASK. End it with: shoal stop {look}")
+
+
+@contextlib.contextmanager
+def alone(opened: Opened, runner: Runner) -> Iterator[None]:
+    """See to it that no runner elsewhere works on the same study on a cluster; lose that hold, and the runner leaves.
+
+    Raises:
+        HeldError: there is one.
+    """
+    if opened.on is None:
+        yield
+        return
+    from shoal.cli.detached import runner_lease
+    from shoal.cli.on_cluster import connect_to
+    from shoal.clusters import load_cluster
+
+    cluster = load_cluster(opened.on, beside=opened.plan.study.folder)
+    client = connect_to(cluster)
+    try:
+        with runner_lease(client, opened, cluster, lost=runner.leave):
+            yield
+    finally:
+        client.close()
 
 
 def start_executor(

@@ -48,12 +48,14 @@ def status(
 
 def survey_status(opened: Opened) -> dict[str, Any]:
     """The state of a study for a program: keys as in ``docs/reference/cli.md``."""
+    from shoal.cli.detached import live
     from shoal.store import Snapshot, holder, read_json
     from shoal.store.sources import read_sources
     from shoal.store.state import State, survey
 
     plan = opened.plan
-    runner = holder(opened.store.lock)
+    inside = live(opened.store)
+    runner = holder(opened.store.lock) if inside is None else inside.to_json()
     snapshot = Snapshot.read(opened.store, plan.order)
     states = survey(plan, snapshot, read_sources(plan.study, data_here=opened.on is None))
     steps = []

@@ -40,11 +40,20 @@ def stop(
     on: OnOption = None,
 ) -> None:
     """Stop a run, or some of its tasks. Tasks are asked to end and may save a checkpoint first; the next run resumes them."""
+    from shoal.cli.detached import hand_on, live, wait_for_end
     from shoal.runner import Request, ask
     from shoal.store import holder
 
     opened = open_study(study, profile=profile, overrides=set_, store=store, as_last_run=True, on=on)
     ids = opened.plan.find(tasks) if tasks else set()
+    if live(opened.store) is not None:
+        hand_on(opened, Request("stop", tuple(sorted(ids)), now=now))
+        if wait and not ids:
+            wait_for_end(opened)
+            typer.echo(f"{opened.plan.study.study}: stopped")
+        else:
+            typer.echo(f"{opened.plan.study.study}: asked its runner in the cluster to stop {len(ids) or 'everything'}")
+        return
     if holder(opened.store.lock) is not None:
         ask(opened.store, Request("stop", tuple(sorted(ids)), now=now))
         if wait and not ids:

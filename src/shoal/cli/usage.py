@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli.common import JsonOption, StoreOption, console, print_json
+from shoal.cli.common import JsonOption, StoreOption, console, print_json, up_to_date
 
 
 def register(app: typer.Typer) -> None:
@@ -30,6 +30,7 @@ def usage(
     """Show hours by step, model and device: queue, run and waste apart, with advice."""
     from shoal.results import load
 
+    up_to_date(study, store)
     found = load(study, store).usage(by)
     if json:
         print_json(found.to_json())

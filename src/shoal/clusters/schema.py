@@ -217,6 +217,18 @@ class Defaults(_Model):
     annotations: Annotations = Field(default_factory=dict, description="Annotations on every object.")
 
 
+class RunnerPod(_Model):
+    """The pod that runs a study from inside of the cluster, for ``shoal run --detach``."""
+
+    image: f.Text | None = Field(None, description="Image with Shoal in it (images/engine.Containerfile).")
+    python: f.Text = Field("python3", description="Python of that image, with Shoal.")
+    service_account: Name | None = Field(
+        None,
+        description="Service account with the rights of `shoal run --print-role`; none: Shoal makes `shoal-runner`.",
+    )
+    memory: Size = Field(1_900_000_000, description="Memory of the pod.")
+
+
 class Gpu(_Model):
     """A type of GPU, and how a pod asks for it."""
 
@@ -298,6 +310,7 @@ class Cluster(_Model):
     )
     volumes: tuple[Volume, ...] = Field((), description="More claims to mount in every pod.")
     defaults: Defaults = Field(default_factory=Defaults, description="What pods get unless the study says otherwise.")
+    runner: RunnerPod = Field(default_factory=RunnerPod, description="The pod of `shoal run --detach`.")
     gpu_resource: Key = Field("nvidia.com/gpu", description="The plain GPU resource.")
     gpus: dict[str, Gpu] = Field(default_factory=dict, description="Types of GPU, by the name that studies use.")
     reserved: f.Texts = Field((), description="Types of GPU for which this namespace was granted a reservation.")

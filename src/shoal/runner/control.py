@@ -12,7 +12,7 @@ from typing import Any
 
 from shoal.store import StudyStore, read_json
 
-__all__ = ["Request", "ask", "clear", "take"]
+__all__ = ["Request", "as_file", "ask", "clear", "take"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +35,17 @@ class Request:
 def ask(store: StudyStore, request: Request) -> None:
     """Leave a request for the runner of a study."""
     store.control.mkdir(parents=True, exist_ok=True)
-    name = f"{time.time_ns()}-{request.verb}-{uuid.uuid4().hex[:6]}.json"
+    name, body = as_file(request)
     making = store.control / f".{name}"
-    body = {"verb": request.verb, "tasks": list(request.tasks), "now": request.now, "set": request.set}
-    making.write_text(json.dumps(body))
+    making.write_bytes(body)
     making.rename(store.control / name)
+
+
+def as_file(request: Request) -> tuple[str, bytes]:
+    """A request as the file that a runner picks up: name and content."""
+    name = f"{time.time_ns()}-{request.verb}-{uuid.uuid4().hex[:6]}.json"
+    body = {"verb": request.verb, "tasks": list(request.tasks), "now": request.now, "set": request.set}
+    return name, json.dumps(body).encode()
 
 
 def take(store: StudyStore) -> list[Request]:

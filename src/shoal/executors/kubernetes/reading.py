@@ -20,17 +20,18 @@ from shoal.executors.kubernetes.client import PODS, Client, NotFound
 from shoal.executors.kubernetes.podspec import Manifest, pod_security
 from shoal.executors.kubernetes.status import waiting_for
 
-__all__ = ["ClaimFiles", "find_image", "reader_manifest", "reader_pod"]
+__all__ = ["VARIABLE", "ClaimFiles", "find_image", "reader_manifest", "reader_pod", "reader_source"]
 
 _LIFE = 3600
 _PATIENCE = 300.0
-_VARIABLE = "SHOAL_READER"
+VARIABLE = "SHOAL_READER"
 _ONCE = 100
 """Tasks named in one request: they are part of its address, and proxies take some 8 KB."""
 
 
 @cache
-def _source() -> str:
+def reader_source() -> str:
+    """The text of ``reader.py``, which pods run from their environment."""
     return (Path(__file__).parent / "reader.py").read_text(encoding="utf-8")
 
 
@@ -66,8 +67,8 @@ def reader_manifest(cluster: Cluster, study: str, image: str, *, read_only: bool
             {
                 "name": "reader",
                 "image": image,
-                "command": [defaults.python, "-I", "-c", _source(), "wait"],
-                "env": [{"name": _VARIABLE, "value": _source()}],
+                "command": [defaults.python, "-I", "-c", reader_source(), "wait"],
+                "env": [{"name": VARIABLE, "value": reader_source()}],
                 "resources": {"requests": small, "limits": small},
                 "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
                 "volumeMounts": [
@@ -147,7 +148,7 @@ class ClaimFiles:
     ) -> None:
         self._client, self._pod, self._root = client, pod, root
         self._container = container
-        self._start = [python, "-I", "-c", f"import os; exec(os.environ[{_VARIABLE!r}])"]
+        self._start = [python, "-I", "-c", f"import os; exec(os.environ[{VARIABLE!r}])"]
 
     def records(
         self,

@@ -1,0 +1,368 @@
+"""A runner inside of the cluster, seen from this machine: start it, keep the mirror up to date, hand requests on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from shoal.errors import HeldError, ShoalError, UsageError
+
+if TYPE_CHECKING:
+    from shoal.cli.common import Opened
+    from shoal.clusters import Cluster
+    from shoal.executors.kubernetes.client import Client
+    from shoal.executors.kubernetes.reading import ClaimFiles
+    from shoal.runner import Request
+    from shoal.store import StudyStore
+
+__all__ = ["hand_on", "live", "put_gate", "refresh", "runner_lease", "start", "wait_for_end"]
+
+_FILE = "detached.json"
+_SLACK = 2.0
+"""Seconds: a file may be written in the moment in which the pod looks."""
+
+
+# -- starting
+
+
+def start(opened: Opened, arguments: list[str], *, asked: set[str] | None, max_parallel: int | None) -> str:
+    """Start a runner in the cluster, after everything was checked that can be; return the name of its Job.
+
+    Raises:
+        UsageError: it cannot work there; nothing was created.
+        HeldError: another runner holds the study.
+    """
+    from shoal.agent.agent import now, write_json_atomic
+    from shoal.cli.on_cluster import connect_to, open_cluster
+    from shoal.clusters import load_cluster
+    from shoal.executors.kubernetes import detach
+    from shoal.executors.kubernetes.client import JOBS, NotFound
+    from shoal.runner.record import write_plan
+
+    assert opened.on is not None
+    study = opened.plan.study
+    cluster = load_cluster(opened.on, beside=study.folder)
+    open_cluster(opened, max_parallel=max_parallel, asked=asked).close()
+    client = connect_to(cluster)
+    try:
+        inside = cluster.model_copy(update={"namespace": client.namespace, "context": None})
+        assert cluster.store is not None
+        name = Path(opened.on).stem
+        file = study.path.name if study.path is not None else "study.yaml"
+        words = ["run", file, "--on", name, "--store", cluster.store.root, *arguments]
+        objects = detach.runner_objects(study.study, inside, _travels(opened, inside, file, name), words)
+        *maps, job = objects
+        job_name = job["metadata"]["name"]
+        with runner_lease(client, opened, cluster):
+            with contextlib.suppress(NotFound):
+                if _outcome(client.get(JOBS, job_name)) is None:
+                    raise HeldError(
+                        f"study {study.study!r} is being run in the cluster, by the Job {job_name}",
+                        hint="Watch it with: shoal status. End it with: shoal stop.",
+                    )
+                client.delete(JOBS, job_name)
+                _gone(client, job_name)
+            _make_account(client, detach.account_objects(inside))
+            for one in maps:
+                client.apply(one)
+            client.create(job)
+        opened.root.prepare()
+        write_plan(opened.plan, opened.store, profile=opened.profile, overrides=list(opened.overrides))
+        body = {
+            "format": 1,
+            "on": opened.on,
+            "job": job_name,
+            "started": now(),
+            "since": 0.0,
+            "pod": None,
+            "ended": None,
+        }
+        write_json_atomic(str(opened.store.root / _FILE), body)
+        return str(job_name)
+    finally:
+        client.close()
+
+
+def _travels(opened: Opened, cluster: Cluster, file: str, name: str) -> dict[str, tuple[bytes, bool]]:
+    """What the runner needs of this machine: the study as it was resolved, its code, the cluster file, passed gates."""
+    from shoal.cli.inpod import APPROVED
+    from shoal.cli.on_cluster import code_of
+    from shoal.clusters import parse_cluster
+    from shoal.plan import build
+    from shoal.study import dump_yaml, parse_study
+
+    plan = opened.plan
+    text = dump_yaml(plan.study.resolved())
+    if list(build(parse_study(text, file)).tasks) != list(plan.tasks):
+        raise UsageError("the study does not come out the same when it is written down: run it without --detach")
+    known = cluster.model_dump(mode="json", exclude_none=True, exclude_defaults=True, exclude={"extends", "context"})
+    at = json.dumps(known, ensure_ascii=False, indent=1)
+    if parse_cluster(at, f"{name}.yaml").model_dump(exclude={"extends"}) != cluster.model_dump(exclude={"extends"}):
+        raise UsageError(f"the cluster {name} does not come out the same when it is written down: run without --detach")
+    files: dict[str, tuple[bytes, bool]] = {}
+    for step, code in code_of(plan).items():
+        if plan.study.steps[step].gate is None:
+            files.update(code)
+    files |= {file: (text.encode(), False), f"clusters/{name}.yaml": (at.encode(), False)}
+    for step in plan.order:
+        if plan.study.steps[step].gate is None:
+            continue
+        for task in plan.of_step(step):
+            folder = opened.store.task(step, task.id).root
+            if (folder / "result.json").is_file():
+                for path in folder.rglob("*"):
+                    if path.is_file():
+                        below = path.relative_to(folder).as_posix()
+                        files[f"{APPROVED}/{step}/{task.id}/{below}"] = (path.read_bytes(), False)
+    return files
+
+
+def _make_account(client: Client, objects: list[dict[str, Any]]) -> None:
+    from shoal.executors.kubernetes.client import AlreadyExists, Forbidden
+
+    for one in objects:
+        try:
+            client.create(one)
+        except AlreadyExists:
+            continue
+        except Forbidden as error:
+            raise UsageError(
+                f"this login may not make the {one['kind']} {one['metadata']['name']}, with which the runner works: {error.said}",
+                hint="Have an admin of the namespace apply what `shoal run STUDY --on CLUSTER --print-role` prints, or name an "
+                "account that has these rights: runner: {service_account: NAME} in the cluster file.",
+            ) from error
+
+
+def _gone(client: Client, name: str) -> None:
+    from shoal.executors.kubernetes.client import JOBS, NotFound
+
+    until = time.monotonic() + 60
+    with contextlib.suppress(NotFound):
+        while time.monotonic() < until:
+            client.get(JOBS, name)
+            time.sleep(0.5)
+        raise UsageError(f"the Job {name} of an earlier run does not go away", hint=f"kubectl get job {name}")
+
+
+@contextlib.contextmanager
+def runner_lease(client: Client, opened: Opened, cluster: Cluster, lost: Any = lambda: None) -> Iterator[None]:
+    """Hold the study's Lease in the namespace, so that one runner is at work, wherever it is.
+
+    Raises:
+        HeldError: another runner holds it.
+    """
+    import os
+
+    from shoal.cli.on_cluster import scope_of
+    from shoal.executors.kubernetes import detach, names
+    from shoal.executors.kubernetes.client import Forbidden
+    from shoal.executors.kubernetes.lease import SECONDS, Lease
+    from shoal.store import user_name
+
+    scope = scope_of(opened, cluster)
+    pod = os.environ.get("SHOAL_POD")
+    who = f"the pod {pod}" if pod else f"{user_name()} on {socket.gethostname()}"
+    labels = names.labels(opened.plan.study.study, scope)
+    lease = Lease(
+        client, detach.runner_name(scope), labels, holder=who, patience=SECONDS + 30.0 if pod else 0.0, lost=lost
+    )
+    try:
+        lease.__enter__()
+    except Forbidden as error:
+        typer.echo(f"note: {error}; nothing keeps a second runner elsewhere from running the same study", err=True)
+        yield
+        return
+    try:
+        yield
+    finally:
+        lease.__exit__(None, None, None)
+
+
+# -- looking
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """A runner in the cluster, as last seen."""
+
+    pod: str
+    since: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``shoal status --json`` has a runner."""
+        return {"pid": 1, "host": self.pod, "user": "shoal-runner", "since": self.since, "executor": "kubernetes"}
+
+
+def live(store: StudyStore) -> Runner | None:
+    """The runner in the cluster, as far as the last look tells."""
+    known = _read(store)
+    if known is None or known.get("ended") is not None:
+        return None
+    return Runner(str(known.get("pod") or known.get("job")), str(known.get("started")))
+
+
+def refresh(store: StudyStore, beside: Path) -> None:
+    """Bring the mirror of a detached run up to date; says so where that is impossible, and leaves it as it was."""
+    known = _read(store)
+    if known is None or known.get("ended") is not None:
+        return
+    try:
+        _refresh(store, known, beside)
+    except ShoalError as error:
+        typer.echo(f"note: as of the last look; the runner in the cluster cannot be asked: {error}", err=True)
+
+
+def _refresh(store: StudyStore, known: dict[str, Any], beside: Path) -> None:
+    from shoal.agent.agent import write_json_atomic
+    from shoal.executors.kubernetes.client import JOBS, NotFound
+    from shoal.executors.kubernetes.reading import find_image, reader_pod
+
+    with _connected(known, beside) as (client, cluster):
+        pod = _pod(client, cluster, store)
+        if pod is not None:
+            files = _files(client, cluster, store, pod)
+            known = {**known, "pod": pod, "since": _take(files, store, float(known.get("since") or 0.0))}
+        else:
+            try:
+                job = client.get(JOBS, str(known["job"]))
+                outcome = _outcome(job)
+            except NotFound:
+                outcome = "its Job is gone"
+            if outcome is None:
+                return  # it waits for its pod, or for another one
+            with reader_pod(client, cluster, store.name, find_image(cluster, [cluster.runner.image])) as files:
+                _take(files, store, float(known.get("since") or 0.0))
+            known = {**known, "ended": outcome}
+    write_json_atomic(str(store.root / _FILE), known)
+
+
+def _take(files: ClaimFiles, store: StudyStore, since: float) -> float:
+    """Take what has changed; return where the next look goes on from."""
+
+    def ours(path: str) -> bool:
+        if path in ("plan.json", "study.yaml", "place.json", "policies.json"):
+            return True  # of this machine: with the profile, and the place
+        if path.startswith("runs/"):
+            before = _json(store.root / path)
+            return before is not None and not str(before.get("host")).startswith("shoal-run-")
+        return False
+
+    state, _ = files.records(store.root, since=max(0.0, since - _SLACK), skip=ours)
+    for step in store.step_folders():
+        for result in step.glob("*/result.json"):
+            task = f"{step.name}/{result.parent.name}"
+            if state.complete and task not in state.done:
+                result.unlink(missing_ok=True)
+        for note in step.glob("*/attempts/*/waiting.json"):
+            if note.relative_to(store.root).as_posix() not in state.waiting:
+                note.unlink(missing_ok=True)
+    for task in state.done:
+        # Where the outputs are: on the claim.
+        (store.root / task / "out").mkdir(parents=True, exist_ok=True)
+    return state.now
+
+
+def _outcome(job: dict[str, Any]) -> str | None:
+    """How a Job has ended; None while it has not."""
+    for one in (job.get("status") or {}).get("conditions") or []:
+        if one.get("type") in ("Complete", "Failed") and one.get("status") == "True":
+            return str(one.get("message") or one["type"])
+    return None
+
+
+def _pod(client: Client, cluster: Cluster, store: StudyStore) -> str | None:
+    """The runner's pod, if one runs."""
+    from shoal.executors.kubernetes import names
+    from shoal.executors.kubernetes.client import PODS
+
+    assert cluster.store is not None
+    scope = names.scope_of(store.name, cluster.store.claim or "", cluster.store.root)
+    pods = client.list(PODS, selector=names.selector(scope, role="runner")).items
+    running = [one for one in pods if (one.get("status") or {}).get("phase") == "Running"]
+    running.sort(key=lambda one: str(one["metadata"]["creationTimestamp"]))
+    return str(running[-1]["metadata"]["name"]) if running else None
+
+
+def _files(client: Client, cluster: Cluster, store: StudyStore, pod: str) -> ClaimFiles:
+    from shoal.executors.kubernetes.detach import CONTAINER
+    from shoal.executors.kubernetes.reading import ClaimFiles
+
+    assert cluster.store is not None
+    root = PurePosixPath(cluster.store.root) / store.name
+    return ClaimFiles(client, pod, root, python=cluster.runner.python, container=CONTAINER)
+
+
+@contextlib.contextmanager
+def _connected(known: dict[str, Any], beside: Path) -> Iterator[tuple[Client, Cluster]]:
+    from shoal.cli.on_cluster import connect_to
+    from shoal.clusters import load_cluster
+
+    cluster = load_cluster(str(known["on"]), beside=beside)
+    client = connect_to(cluster, patience=8.0)
+    try:
+        yield client, cluster
+    finally:
+        client.close()
+
+
+# -- asking
+
+
+def hand_on(opened: Opened, request: Request) -> None:
+    """Give a request to the runner in the cluster.
+
+    Raises:
+        UsageError: its pod does not run at the moment.
+    """
+    from shoal.runner import as_file
+
+    name, body = as_file(request)
+    with _runner_files(opened) as files:
+        files.put(f"control/{name}", body)
+
+
+def put_gate(opened: Opened, step: str, task: str) -> None:
+    """Bring what a person approved here to where the runner in the cluster looks for it; the result last."""
+    folder = opened.store.task(step, task).root
+    with _runner_files(opened) as files:
+        for path in sorted(folder.rglob("*"), key=lambda path: path.name == "result.json"):
+            if path.is_file():
+                files.put(f"{step}/{task}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+
+
+@contextlib.contextmanager
+def _runner_files(opened: Opened) -> Iterator[ClaimFiles]:
+    known = _read(opened.store) or {}
+    with _connected(known, opened.plan.study.folder) as (client, cluster):
+        pod = _pod(client, cluster, opened.store)
+        if pod is None:
+            raise UsageError(
+                f"the runner in the cluster (Job {known.get('job')}) has no running pod at the moment",
+                hint="Try again in a minute. kubectl get pods shows why it waits.",
+            )
+        yield _files(client, cluster, opened.store, pod)
+
+
+def wait_for_end(opened: Opened) -> None:
+    """Wait until the runner in the cluster has ended."""
+    while live(opened.store) is not None:
+        time.sleep(2.0)
+        refresh(opened.store, opened.plan.study.folder)
+
+
+def _read(store: StudyStore) -> dict[str, Any] | None:
+    return _json(store.root / _FILE)
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    from shoal.store import read_json
+
+    return read_json(path)

@@ -1,0 +1,194 @@
+"""The objects of a runner inside of the cluster: a Job of ``shoal run``, what it reads, and the least rights that do. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from shoal.clusters.schema import Cluster
+from shoal.errors import UsageError
+from shoal.executors.kubernetes import bundle, names
+from shoal.executors.kubernetes.podspec import Manifest, pod_security
+from shoal.executors.kubernetes.reading import VARIABLE, reader_source
+from shoal.executors.kubernetes.spec import WORK
+
+__all__ = ["ACCOUNT", "BASKET", "CONTAINER", "STUDY", "account_objects", "role", "runner_name", "runner_objects"]
+
+ACCOUNT = "shoal-runner"
+CONTAINER = "runner"
+BASKET = "/shoal-study"
+"""Where the study travels, in pieces."""
+STUDY = f"{WORK}/study"
+"""Where it is laid out."""
+# What `shoal run` ends with when there is nothing left to do, or a person has to look: it is not started again.
+_FINAL = (1, 2, 3, 130)
+
+_RULES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
+    ("batch", ("jobs",), ("get", "list", "watch", "create", "patch", "delete", "deletecollection")),
+    ("", ("pods",), ("get", "list", "watch", "delete", "deletecollection")),
+    ("", ("pods/log", "events", "persistentvolumeclaims"), ("get", "list")),
+    ("", ("configmaps", "services"), ("get", "list", "create", "patch", "delete", "deletecollection")),
+    ("coordination.k8s.io", ("leases",), ("get", "create", "patch")),
+)
+
+
+def role(cluster: Cluster) -> Manifest:
+    """The least rights that a runner works with: its own namespace, no Secrets, nothing of the cluster's."""
+    rules = [{"apiGroups": [group], "resources": list(which), "verbs": list(verbs)} for group, which, verbs in _RULES]
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "Role",
+        "metadata": _meta(cluster, ACCOUNT, {names.MANAGED_BY: "shoal"}),
+        "rules": rules,
+    }
+
+
+def account_objects(cluster: Cluster) -> list[Manifest]:
+    """The service account, its Role and what binds both; none where the cluster file names an account."""
+    if cluster.runner.service_account is not None:
+        return []
+    labels = {names.MANAGED_BY: "shoal"}
+    account = {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": _meta(cluster, ACCOUNT, labels),
+        "automountServiceAccountToken": False,
+    }
+    binding = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": _meta(cluster, ACCOUNT, labels),
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": ACCOUNT},
+        "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT, "namespace": cluster.namespace}],
+    }
+    return [account, role(cluster), binding]
+
+
+def runner_name(scope: str) -> str:
+    """Name of the Job, and of the Lease: one for each study in a store."""
+    return f"shoal-run-{scope}"
+
+
+def runner_objects(
+    study: str,
+    cluster: Cluster,
+    files: Mapping[str, tuple[bytes, bool]],
+    arguments: Sequence[str],
+    secrets: Sequence[str] = (),
+) -> list[Manifest]:
+    """What travels, and the Job; in the order in which to make them.
+
+    Args:
+        study: name of the study.
+        cluster: where; its store is a claim.
+        files: the study file, its code and the cluster file: path to content and whether it is executable.
+        arguments: of ``shoal run``.
+        secrets: names of the variables that the study's steps get from the Secret; here they are masked in records.
+
+    Raises:
+        UsageError: there is no image with Shoal, no claim, or too much to travel.
+    """
+    store = cluster.store
+    if cluster.runner.image is None:
+        raise UsageError(
+            f"the cluster {cluster.name} names no image for the runner",
+            hint="runner: {image: ...} in the cluster file: any image with Shoal in it. images/README.md says how to build one.",
+        )
+    if store is None or store.claim is None:
+        raise UsageError(
+            "--detach needs a store on a claim: the runner in the cluster works on its files directly",
+            hint="store: {claim: NAME} in the cluster file, or run without --detach.",
+        )
+    scope = names.scope_of(study, store.claim, store.root)
+    labels = {**cluster.defaults.labels, **names.labels(study, scope), names.ROLE: "runner"}
+    packed = bundle.pack(files, "of the whole study")
+    assert packed is not None
+    maps: list[Manifest] = []
+    for number, piece in enumerate(packed.pieces):
+        maps.append(
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": _meta(cluster, names.config_name("study", packed.digest, scope, number), labels),
+                "binaryData": {f"code.{number}": bundle.binary(piece)},
+                "immutable": True,
+            }
+        )
+    return [*maps, _job(study, cluster, runner_name(scope), labels, maps, arguments)]
+
+
+def _job(
+    study: str, cluster: Cluster, name: str, labels: dict[str, str], maps: list[Manifest], arguments: Sequence[str]
+) -> Manifest:
+    store, defaults = cluster.store, cluster.defaults
+    assert store is not None
+    amounts = {"cpu": "1", "memory": str(cluster.runner.memory)}
+    pod: Manifest = {
+        "restartPolicy": "Never",
+        "serviceAccountName": cluster.runner.service_account or ACCOUNT,
+        "automountServiceAccountToken": True,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": 30,
+        "securityContext": pod_security(cluster),
+        "containers": [
+            {
+                "name": CONTAINER,
+                "image": cluster.runner.image,
+                "command": [cluster.runner.python, "-m", "shoal.cli.inpod", BASKET, STUDY, "--", *arguments],
+                "env": [
+                    {"name": "SHOAL_NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+                    {"name": "SHOAL_POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+                    {"name": "HOME", "value": WORK},
+                    {"name": VARIABLE, "value": reader_source()},
+                ],
+                "resources": {"requests": amounts, "limits": amounts},
+                "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                "volumeMounts": [
+                    {"name": "study", "mountPath": BASKET, "readOnly": True},
+                    {"name": "work", "mountPath": WORK},
+                    {"name": "store", "mountPath": store.path},
+                ],
+            }
+        ],
+        "volumes": [
+            {
+                "name": "study",
+                "projected": {"sources": [{"configMap": {"name": one["metadata"]["name"]}} for one in maps]},
+            },
+            {"name": "work", "emptyDir": {}},
+            {"name": "store", "persistentVolumeClaim": {"claimName": store.claim}},
+        ],
+    }
+    (container,) = pod["containers"]
+    for number, one in enumerate(cluster.volumes):
+        # Code and environments may lie there.
+        if one.claim != store.claim:
+            volume = f"claim-{number}"
+            pod["volumes"].append({"name": volume, "persistentVolumeClaim": {"claimName": one.claim}})
+            container["volumeMounts"].append({"name": volume, "mountPath": one.path, "readOnly": True})
+    if defaults.image_pull_secrets:
+        pod["imagePullSecrets"] = [{"name": one} for one in defaults.image_pull_secrets]
+    spec: Manifest = {
+        # A runner that is evicted, or whose node is gone, is started again, and adopts what runs.
+        "backoffLimit": 20,
+        "podFailurePolicy": {
+            "rules": [
+                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+                {
+                    "action": "FailJob",
+                    "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": list(_FINAL)},
+                },
+            ]
+        },
+        "ttlSecondsAfterFinished": int(defaults.ttl),
+        "template": {"metadata": {"labels": dict(sorted(labels.items()))}, "spec": pod},
+    }
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": _meta(cluster, name, labels), "spec": spec}
+
+
+def _meta(cluster: Cluster, name: str, labels: Mapping[str, str]) -> Manifest:
+    made: dict[str, Any] = {"name": name}
+    if cluster.namespace is not None:
+        made["namespace"] = cluster.namespace
+    made["labels"] = dict(sorted(labels.items()))
+    return made
