@@ -1,0 +1,117 @@
+"""The runner inside of the cluster: its objects, and the least rights that it works with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from shoal.cli import app, inpod
+from shoal.errors import UsageError
+from shoal.executors.kubernetes import detach
+from shoal.executors.kubernetes.preflight import NEEDED
+
+from .demo import FULL, PLAIN, cluster
+from .test_s3 import BUCKETED
+
+RUNNER = "runner: {image: 'ghcr.io/example/shoal:1'}\n"
+FILES = {"study.yaml": (b"study: s\n", False), "train.py": (b"1", True)}
+
+
+def made(text: str = PLAIN, **more: Any) -> list[dict[str, Any]]:
+    return detach.runner_objects("burned-area", cluster(text + RUNNER), FILES, ["run", "study.yaml"], **more)
+
+
+@pytest.mark.parametrize("text", [PLAIN, FULL])
+def test_kubernetes_own_types_accept_the_objects(text: str) -> None:
+    objects = [*made(text), *detach.account_objects(cluster(text))]
+    assert {one["kind"] for one in objects} == {"ConfigMap", "Job", "ServiceAccount", "Role", "RoleBinding"}
+    for one in objects:
+        kubernetes_validate.validate(one, "1.34", strict=True)
+
+
+def test_a_runner_that_is_evicted_comes_back_and_one_that_has_ended_does_not() -> None:
+    spec = made()[-1]["spec"]
+    disruption, final = spec["podFailurePolicy"]["rules"]
+    assert disruption["action"] == "Ignore"
+    assert disruption["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
+    assert final["action"] == "FailJob"
+    assert inpod._ENDED not in final["onExitCodes"]["values"]
+    assert {1, 2, 3, inpod._STOPPED} == set(final["onExitCodes"]["values"])
+    assert spec["backoffLimit"] > 0
+
+
+def test_the_name_is_one_for_each_study_and_store() -> None:
+    assert made()[-1]["metadata"]["name"] == made()[-1]["metadata"]["name"]
+    elsewhere = PLAIN.replace("{claim: results}", "{claim: results, folder: other}")
+    assert made(elsewhere)[-1]["metadata"]["name"] != made()[-1]["metadata"]["name"]
+
+
+def test_the_runner_can_do_little() -> None:
+    pod = made()[-1]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    assert pod["serviceAccountName"] == "shoal-runner"
+    requests = container["resources"]["requests"]
+    assert requests == container["resources"]["limits"]
+    assert (requests["cpu"], int(requests["memory"]) <= 2_000_000_000) == ("1", True), "exempt from the rule on use"
+
+
+def test_the_role_has_what_a_run_needs_and_nothing_of_secrets_or_of_the_cluster() -> None:
+    rules = detach.role(cluster())["rules"]
+
+    def grants(verb: str, group: str, resource: str) -> bool:
+        return any(
+            verb in rule["verbs"] and group in rule["apiGroups"] and resource in rule["resources"] for rule in rules
+        )
+
+    for verb, resource, sub in NEEDED:
+        assert grants(verb, resource.group, resource.plural + (f"/{sub}" if sub else "")), (verb, resource, sub)
+    named = {resource for rule in rules for resource in rule["resources"]}
+    assert not named & {"secrets", "nodes", "*", "roles", "pods/exec", "serviceaccounts"}
+    assert not [rule for rule in rules if "*" in rule["verbs"] or "*" in rule["apiGroups"]]
+    assert not grants("create", "", "pods")
+
+
+def test_an_account_of_ones_own_is_used_and_nothing_made() -> None:
+    own = cluster(PLAIN + "runner: {image: i, service_account: mine}\n")
+    assert detach.account_objects(own) == []
+    job = detach.runner_objects("s", own, FILES, ["run"])[-1]
+    assert job["spec"]["template"]["spec"]["serviceAccountName"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [(PLAIN, "no image for the runner"), (BUCKETED + RUNNER, "a store on a claim")]
+)
+def test_what_cannot_work_is_refused(text: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        detach.runner_objects("s", cluster(text), FILES, ["run"])
+
+
+def test_the_role_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    (tmp_path / "s.yaml").write_text("study: s\nsteps: {a: {run: 'true'}}\n")
+    (tmp_path / "clusters").mkdir()
+    (tmp_path / "clusters" / "lab.yaml").write_text("namespace: lab\nstore: {claim: results}\n" + RUNNER)
+    done = CliRunner().invoke(app, ["run", str(tmp_path / "s.yaml"), "--on", "lab", "--print-role"])
+    assert done.exit_code == 0, done.output
+    kinds = [one["kind"] for one in yaml.safe_load_all(done.stdout)]
+    assert kinds == ["ServiceAccount", "Role", "RoleBinding"]
+    assert not (tmp_path / "runs-lab").exists()
+
+
+def test_passed_gates_are_taken_where_there_are_none(tmp_path: Path) -> None:
+    study, store = tmp_path / "study", tmp_path / "store"
+    gate = study / inpod.APPROVED / "look" / "aaaaaaaaaaaa"
+    (gate / "out").mkdir(parents=True)
+    (gate / "out" / "chosen.txt").write_text("7")
+    (gate / "result.json").write_text('{"task": "aaaaaaaaaaaa"}')
+    inpod.take_approvals(str(study), store)
+    assert (store / "look" / "aaaaaaaaaaaa" / "out" / "chosen.txt").read_text() == "7"
+    (store / "look" / "aaaaaaaaaaaa" / "result.json").write_text("{}")
+    inpod.take_approvals(str(study), store)
+    assert (store / "look" / "aaaaaaaaaaaa" / "result.json").read_text() == "{}"
