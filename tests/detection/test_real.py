@@ -96,3 +96,78 @@ def test_boxes_lie_on_the_ground_where_the_polygons_do(spacenet: Path) -> None:
     truth = truth.clip([extent.left, extent.bottom, extent.right, extent.top])
     bounds = np.sort(truth.bounds.to_numpy(), 0)
     np.testing.assert_allclose(np.sort(frame.bounds.to_numpy(), 0), bounds, atol=0.6)
+
+
+def test_trees_train_and_are_found_on_the_map(neon: Path, tmp_path: Path, cli: Any) -> None:
+    """Tree crowns of three forests: chips, a few epochs of a tiny detector, its answers in a whole image on the map."""
+    arguments = (
+        "prepare",
+        "--dataset",
+        "voc",
+        "--source",
+        neon,
+        "--out",
+        tmp_path / "chips",
+        "--size",
+        200,
+        "--overlap",
+        0,
+    )
+    code, out, err = cli(*arguments, "--classes", "Tree", "--split", "0.4,0.3,0.3")
+    assert code == 0, err
+    model = ("--model", "fcos", "--size", "tiny", "--epochs", 2, "--batch-size", 4)
+    code, out, err = cli(
+        "train", "--chips", tmp_path / "chips", *model, "--augment", "flips", "--out", tmp_path / "model"
+    )
+    assert code == 0, err
+    assert "best: val/ap" in out
+    code, out, err = cli(
+        "test", "--chips", tmp_path / "chips", "--checkpoint", tmp_path / "model", "--out", tmp_path / "test"
+    )
+    assert code == 0, err
+    scene = neon / "OSBS_029.tif"
+    found = (
+        "predict",
+        "--model",
+        tmp_path / "model",
+        "--image",
+        scene,
+        "--min-score",
+        0.05,
+        "--out",
+        tmp_path / "found",
+    )
+    code, out, err = cli(*found)
+    assert code == 0, err
+    frame = geopandas.read_file(tmp_path / "found" / "OSBS_029.gpkg")
+    with rasterio.open(scene) as source:
+        bounds, crs = source.bounds, source.crs
+    assert frame.crs == crs
+    assert len(frame) > 0
+    assert set(frame["class"]) == {"Tree"}
+    assert (frame.bounds.minx >= bounds.left - 0.01).all()
+    assert (frame.bounds.maxy <= bounds.top + 0.01).all()
+
+
+def test_buildings_of_sixteen_bits_train_and_are_found(spacenet: Path, tmp_path: Path) -> None:
+    """The only image is 439 pixels: the same chips stand for training and validation here, which no study would do."""
+    import json
+
+    from shoal_earth.detection.mapping import detect_images
+    from shoal_earth.detection.train import TrainSettings, train
+
+    prepare("coco", spacenet, tmp_path / "chips", ChipRules(128, 32), SplitRules((1, 0, 0)))
+    index = json.loads((tmp_path / "chips" / "index.json").read_text())
+    for chip in index["chips"][::3]:
+        chip["split"] = "val"
+    (tmp_path / "chips" / "index.json").write_text(json.dumps(index))
+    best = train(
+        tmp_path / "chips",
+        tmp_path / "model",
+        TrainSettings("yolox", size="tiny", epochs=2, batch_size=2, device="cpu"),
+    )
+    assert np.isfinite(best["value"])
+    image = next(i for i in read_dataset("coco", spacenet).images)
+    (found,) = detect_images(tmp_path / "model", [image.path], tmp_path / "found", min_score=0.0)
+    assert found.count > 0
+    assert [path.suffix for path in found.maps] == [".gpkg", ".geojson"]

@@ -202,13 +202,17 @@
         element("div", {}, [role, own[k].length === 1 ? own[k][0] : ""].filter(Boolean).join(": "),
           element("small", { text: what }), element("small", { text: trials.names[i] }))));
     });
-    const rows = pictures.samples.map((sample) => {
+    // Trials on other data have other samples: those that nobody here has are left out.
+    const wantedSamples = pictures.samples.filter((s) => shown.some(({ i }) => pictures.trials[i]?.[s.name]));
+    const rows = wantedSamples.map((sample) => {
       const row = element("tr", {}, element("th", { scope: "row", text: sample.name }, element("small", { text: sample.caption })));
       common.forEach((p) => row.append(element("td", {}, ...image(pictures.shared[sample.name]?.[p], `${sample.name}, ${p}`))));
       shown.forEach(({ i }, k) => {
         own[k].forEach((p, first) => {
           const key = pictures.trials[i]?.[sample.name]?.[p];
-          const score = first === 0 ? pictures.scores[i]?.[sample.name] : undefined;
+          if (!key) { row.append(element("td")); return; }
+          const judged = own[k].includes("prediction") ? p === "prediction" : first === 0;
+          const score = judged ? pictures.scores[i]?.[sample.name] : undefined;
           const caption = [own[k].length > 1 ? p : "", score === undefined ? "" : `score ${Number(score.toPrecision(4))}`].filter(Boolean).join(" ");
           row.append(element("td", {}, element("figure", {}, ...image(key, `${sample.name}, ${p} of ${trials.names[i]}`), element("figcaption", { text: caption }))));
         });

@@ -67,7 +67,7 @@ def draw_answers(
             hits = int(match(objects[number], found[number], 0.5, max_detections).hits.sum())
             f1[number] = 2 * hits / (there[number] + len(found[number]))
     samples = {str(chips.facts(n)["key"]): n for n in choose([float(c) for c in there], count)}
-    captions = {key: f"{there[n]} objects" for key, n in samples.items()}
+    captions = {key: f"{there[n]} object{'s' if there[n] != 1 else ''}" for key, n in samples.items()}
     ranked = sorted(f1, key=lambda n: (-f1[n], n))
     if ranked:
         places = dict(zip(_EXTREMES, (0, len(ranked) // 2, len(ranked) - 1), strict=True))
