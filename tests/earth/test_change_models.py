@@ -115,6 +115,17 @@ def test_a_trained_model_or_published_weights_are_a_start(tmp_path: Path) -> Non
         build_change_model("fc-siam-diff", None, bands=3, classes=2, weights=str(tmp_path / "best.pt"))
 
 
+def test_a_siamese_network_starts_from_the_weights_of_its_encoder(tmp_path: Path) -> None:
+    source = build_model("unet", "tu-test_resnet", bands=3, classes=2)
+    torch.save(source.encoder.state_dict(), tmp_path / "encoder.pth")
+    size = {"bands": 6, "classes": 2, "dates": 2, "weights": str(tmp_path / "encoder.pth")}
+    filled = build_model("siam-unet", "tu-test_resnet", **size)
+    for one, other in zip(source.encoder.parameters(), filled.network.encoder.parameters(), strict=True):
+        assert torch.equal(one, other)
+    with pytest.raises(UsageError, match="are not weights of siam-unet"):
+        build_model("siam-unet", "tu-resnet10t", **size)
+
+
 def published_names(model: torch.nn.Module) -> dict[str, str]:
     """The names under which ChangeFormer's authors published it -> ours, written out rather than derived."""
     names = {}

@@ -53,7 +53,7 @@ def test_the_smoke_run_goes_through_every_step_and_a_model_beats_constant_answer
         return float(value["last"] if isinstance(value, dict) else value)
 
     # The trial that validation chooses, on tiles that neither training nor validation saw.
-    best = max(trials.values(), key=lambda task: last(task, "best/val/iou"))
+    best = max(trials.values(), key=lambda task: last(task, "best/val/miou"))
     tests = [task for task in done if task["step"] == "test" and best["task"] in task["inputs"]]
     assert {task["params"]["checkpoint"] for task in tests} == {"last", "best"}
     (test,) = (task for task in tests if task["params"]["checkpoint"] == "best")

@@ -134,6 +134,10 @@ def _fill(model: nn.Module, place: Path, name: str) -> None:
         )
     state = to_our_names(read_state(place))
     own = model.state_dict()
+    if not own.keys() & state.keys():
+        # The encoder alone, as libraries keep it.
+        within = "network.encoder." if isinstance(model, Siamese) else "encoder."
+        state = {within + key: value for key, value in state.items()}
     fitting = {key: _adapted(value, own[key]) for key, value in state.items() if key in own}
     usable = {key: value for key, value in fitting.items() if value is not None}
     encoder = {key for key in own if key.startswith(("encoder.", "network.encoder.", "down."))}
