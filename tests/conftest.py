@@ -8,8 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from needs import require
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("shoal", deadline=None)
+settings.load_profile("shoal")
 
 
 @pytest.fixture(scope="session")

@@ -300,3 +300,53 @@ print(first, time.process_time() - start, heavy)
     assert made[2].strip() == "[]"
     assert float(made[0]) < 0.5, "first load, models built"
     assert float(made[1]) < 0.05, "later loads"
+
+
+RANGES = """
+study: ranges
+steps:
+  fetch:
+    run: fetch {area} {batch}/{of}
+    include:
+      - {area: north, of: 2, batch: {from: 1, to: 2}}
+      - {area: south, of: 3, batch: {from: 1, to: 3}}
+  cut:
+    run: cut {size} {depth} {width}
+    matrix: {size: {from: 5, to: 7}}
+    zip: {depth: {from: -1, to: 0}, width: [a, b]}
+    exclude: [{size: {from: 6, to: 7}, width: a}]
+"""
+
+
+def test_a_range_is_the_whole_numbers_from_one_end_to_the_other() -> None:
+    study = sound(RANGES)
+    points = [(cell["area"], cell["of"], cell["batch"]) for cell in study.steps["fetch"].include]
+    assert points == [("north", 2, 1), ("north", 2, 2), ("south", 3, 1), ("south", 3, 2), ("south", 3, 3)]
+    cut = study.steps["cut"]
+    assert cut.matrix == {"size": (5, 6, 7)}
+    assert cut.zip == ({"depth": (-1, 0), "width": ("a", "b")},)
+    assert cut.exclude == ({"size": 6, "width": "a"}, {"size": 7, "width": "a"})
+    assert sound(RANGES.replace("{from: 5, to: 7}", "[5, 6, 7]")) == study
+
+
+@pytest.mark.parametrize(
+    ("written", "said", "column"),
+    [
+        ("{from: 7, to: 5}", "ends before it starts", 20),
+        ("{from: 1, to: 99999}", "99999 numbers, more than 10000", 20),
+        ("{from: 5}", 'a range without "to"', 20),
+        ("{from: 5, to: ten}", '"to" of a range must be a whole number', 30),
+        ("{from: true, to: 5}", '"from" of a range must be a whole number', 21),
+        ("{from: 5, to: 7, by: 2}", 'must give the axis "size" a list of values', 14),
+    ],
+)
+def test_a_range_that_is_none_is_told_with_its_place(written: str, said: str, column: int, tmp_path: Path) -> None:
+    write(tmp_path, study=RANGES.strip().replace("{from: 5, to: 7}", written))
+    message = failure(tmp_path / "study.yaml")
+    assert said in message
+    assert f"study.yaml:10:{column}:" in message, message
+
+
+def test_a_mistake_in_an_entry_after_a_range_keeps_its_place(tmp_path: Path) -> None:
+    write(tmp_path, study=RANGES.strip().replace("{area: south, of: 3,", "{area: south,"))
+    assert "study.yaml:7:" in failure(tmp_path / "study.yaml")

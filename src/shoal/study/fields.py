@@ -26,7 +26,14 @@ __all__ = [
 _TEMPLATE_SCHEMA = {"type": "string", "pattern": r"\{[A-Za-z_][A-Za-z0-9_.-]*\}", "description": "Filled in: {name}."}
 _SCALAR_SCHEMA = {"type": ["string", "number", "boolean", "null"]}
 _VALUE_SCHEMA = {"anyOf": [_SCALAR_SCHEMA, {"type": "array", "items": _SCALAR_SCHEMA}]}
-_AXIS_SCHEMA = {"anyOf": [_SCALAR_SCHEMA, {"type": "array", "items": _VALUE_SCHEMA, "minItems": 1}]}
+_RANGE_SCHEMA = {
+    "type": "object",
+    "properties": {"from": {"type": "integer"}, "to": {"type": "integer"}},
+    "required": ["from", "to"],
+    "additionalProperties": False,
+}
+_LIST_SCHEMA = {"type": "array", "items": _VALUE_SCHEMA, "minItems": 1}
+_AXIS_SCHEMA = {"anyOf": [_SCALAR_SCHEMA, _LIST_SCHEMA, _RANGE_SCHEMA]}
 _NAMES_ONLY = {"propertyNames": {"pattern": f"^{NAME}$"}}
 
 
@@ -143,7 +150,7 @@ Axes = Annotated[
 ]
 _ZIP = {
     "type": "object",
-    "additionalProperties": {"type": "array", "items": _VALUE_SCHEMA, "minItems": 1},
+    "additionalProperties": {"anyOf": [_LIST_SCHEMA, _RANGE_SCHEMA]},
     "minProperties": 2,
     **_NAMES_ONLY,
 }
@@ -161,7 +168,12 @@ Cells = Annotated[
         r.read_cells,
         "list of mappings of axis to value",
         type="array",
-        items={"type": "object", "additionalProperties": _VALUE_SCHEMA, "minProperties": 1, **_NAMES_ONLY},
+        items={
+            "type": "object",
+            "additionalProperties": {"anyOf": [_VALUE_SCHEMA, _RANGE_SCHEMA]},
+            "minProperties": 1,
+            **_NAMES_ONLY,
+        },
     ),
 ]
 Seeds = Annotated[

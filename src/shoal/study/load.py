@@ -15,6 +15,7 @@ from shoal.study.explain import explain
 from shoal.study.merge import merge, normalised, rebuilt, without
 from shoal.study.origin import Origin
 from shoal.study.problems import Problems, StudyErrors, did_you_mean
+from shoal.study.ranges import spread
 from shoal.study.schema import Study
 from shoal.study.source import Source
 from shoal.study.yaml import Mapping, Node, Scalar, parse, plain
@@ -166,7 +167,7 @@ def _checked(
     tree: Mapping, file: Path | None, folder: Path, profile: str | None, problems: Problems, *, changed: bool
 ) -> Study | None:
     """The study of a tree, if it has no problems; ``changed`` by a profile or overrides."""
-    tree = _with_defaults(tree)
+    tree = spread(_with_defaults(tree))
     origin = Origin(tree, file, folder, profile, changed)
     try:
         study = Study.model_validate(plain(tree))

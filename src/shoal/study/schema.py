@@ -87,8 +87,8 @@ class Step(_Model):
     )
     matrix: f.Axes = Field(
         default_factory=dict,
-        description="Axes and their values: one task for every combination. `include`, `exclude` and `zip` may also stand "
-        "in here.",
+        description="Axes and their values: one task for every combination. `{from: 1, to: 5}` stands for the whole numbers "
+        "from 1 to 5. `include`, `exclude` and `zip` may also stand in here.",
         examples=[{"model": ["unet", "deeplabv3"], "lr": [1e-3, 1e-4]}],
     )
     zip: f.Zips = Field(
@@ -98,8 +98,9 @@ class Step(_Model):
     )
     include: f.Cells = Field(
         (),
-        description="Combinations to add to the matrix, each with a value for every axis of the step.",
-        examples=[[{"model": "unet", "lr": 0.01, "seed": 0}]],
+        description="Combinations to add to the matrix, each with a value for every axis of the step; with a range, one for "
+        "each of its numbers.",
+        examples=[[{"model": "unet", "lr": 0.01, "seed": 0}], [{"set": "north", "batch": {"from": 1, "to": 5}}]],
     )
     exclude: f.Cells = Field(
         (),
