@@ -33,7 +33,7 @@ def test_the_study_is_the_papers() -> None:
     }  # fmt: skip
     sets = Counter(task.params["set"] for task in plan.of_step("fetch"))
     assert list(sets.values()) == [5, 15, 49, 59, 59]
-    assert all(str(t.params["batch"]).endswith(f"/{sets[t.params['set']]}") for t in plan.of_step("fetch"))
+    assert all(t.params["batches"] == sets[t.params["set"]] for t in plan.of_step("fetch"))
     assert len({(task.params["set"], task.params["batch"]) for task in plan.of_step("fetch")}) == 187
     values = {axis: {task.params[axis] for task in plan.of_step("train")} for axis in AXES}
     assert values == {
