@@ -171,7 +171,7 @@ def predict_scene(
         foreground: the class that becomes polygons and whose probability is written.
         name: of that class.
         threshold: smallest probability of the foreground; by default a pixel goes to its likeliest class.
-        min_hectares: smaller polygons are left out of the GeoPackage.
+        min_hectares: smaller polygons are left out of the GeoPackage (and of memory, which holds all others).
         valid: pixels of a window that may be judged, beyond those that are valid (e.g. not under cloud).
 
     Raises:
@@ -320,7 +320,11 @@ def _polygons(classes: Path, probability: Path, foreground: int, name: str, smal
     found = []
     with rasterio.open(classes) as made:
         band = rasterio.band(made, 1)
-        found = [shape(outline) for outline, value in shapes(band, transform=made.transform) if value == foreground]
+        # Specks by the million would fill the memory: those far below the smallest are not kept until areas are exact.
+        metres = made.crs.linear_units_factor[1] if made.crs.is_projected else 0.0
+        least = 0.5 * smallest * 10_000 / metres**2 if metres else 0.0
+        outlines = (shape(outline) for outline, value in shapes(band, transform=made.transform) if value == foreground)
+        found = [outline for outline in outlines if outline.area >= least]
         frame = geopandas.GeoDataFrame({"class": [name] * len(found)}, geometry=found, crs=made.crs)
     frame["hectares"] = hectares(frame)
     frame = frame[frame["hectares"] >= smallest].sort_values("hectares", ascending=False, kind="stable")
