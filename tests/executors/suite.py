@@ -45,6 +45,9 @@ def until(check: Callable[[], Any], seconds: float = 20) -> Any:
 class Bench:
     """An executor under test and the tasks that it is given."""
 
+    #: Python as tasks see it.
+    python = sys.executable
+
     def __init__(self, root: Path, executor: Executor) -> None:
         self.root, self.executor = root, executor
         self.events: list[Started | Ended] = []
@@ -104,6 +107,18 @@ class Bench:
         assert Failure.from_json(record["failure"]) == ended.failure
         assert not (self.root / ended.key.task / "result.json").exists()
         return ended.failure
+
+    def another(self, executor: Executor) -> Bench:
+        """The same tasks in the hands of another executor."""
+        return type(self)(self.root, executor)
+
+    def gone(self, pid: int) -> bool:
+        """Whether a process of a task has ended."""
+        return gone(pid)
+
+    def kill_agent(self, key: AttemptKey) -> None:
+        """Kill the agent of a running attempt."""
+        os.kill(self.record(key)["pid"], signal.SIGKILL)
 
     def record(self, key: AttemptKey) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.attempt(key) / "attempt.json").read_text())
@@ -166,7 +181,7 @@ class ExecutorContract:
         assert bench.record(ended.key)["outcome"] == "succeeded"
 
     def test_spec_on_disk_is_the_spec(self, bench: Bench) -> None:
-        spec = bench.spec("true", resources=Resources(cpu=0.5, memory=1 << 20), timeout=60.0, env={"A": "b"})
+        spec = bench.spec("true", resources=Resources(cpu=0.5, memory=1 << 28), timeout=60.0, env={"A": "b"})
         bench.executor.start(spec)
         bench.wait(spec.key)
         assert AttemptSpec.from_json(json.loads(spec.path.read_text())) == spec
@@ -190,14 +205,14 @@ class ExecutorContract:
 
     def test_failure(self, bench: Bench) -> None:
         (bench.root / "train.py").write_text("raise ValueError('no such optimizer')\n")
-        failure = bench.failure([sys.executable, "-S", str(bench.root / "train.py")])
+        failure = bench.failure([bench.python, "-S", str(bench.root / "train.py")])
         assert failure.kind is FailureClass.USER
         assert failure.message == "The command failed with ValueError: no such optimizer (train.py, line 1)."
 
     def test_command_not_found(self, bench: Bench) -> None:
         failure = bench.failure(["no-such-program"])
         assert failure.kind is FailureClass.USER
-        assert "not found" in failure.message
+        assert "not found" in failure.message, failure
 
     def test_cwd_missing(self, bench: Bench) -> None:
         failure = bench.failure("true", cwd=Path("/no/such/folder"))
@@ -221,7 +236,7 @@ class ExecutorContract:
 
     def test_out_of_memory_on_the_host(self, bench: Bench) -> None:
         program = "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 28,) * 2); bytearray(1 << 34)"
-        assert bench.failure([sys.executable, "-S", "-c", program]).kind is FailureClass.OOM_HOST
+        assert bench.failure([bench.python, "-S", "-c", program]).kind is FailureClass.OOM_HOST
 
     # -- output
 
@@ -231,7 +246,7 @@ class ExecutorContract:
         assert bench.log(ended.key) == "***\n***\n"
 
     def test_much_output(self, bench: Bench) -> None:
-        ended = bench.run([sys.executable, "-S", "-c", "import os\nfor _ in range(160): os.write(1, b'x' * 65536)"])
+        ended = bench.run([bench.python, "-S", "-c", "import os\nfor _ in range(160): os.write(1, b'x' * 65536)"])
         assert ended.outcome == "succeeded"
         assert (bench.attempt(ended.key) / "log.txt").stat().st_size == 160 * 65536
 
@@ -250,7 +265,7 @@ class ExecutorContract:
         bench.executor.start(spec)
         bench.executor.start(spec)
         bench.wait(spec.key)
-        other = Bench(bench.root, self.make())  # another runner that knows nothing of it
+        other = bench.another(self.make())  # another runner that knows nothing of it
         try:
             other.executor.start(spec)
             assert other.wait(spec.key)[spec.key].outcome == "succeeded"
@@ -261,15 +276,15 @@ class ExecutorContract:
     def test_leftover_grandchildren_are_ended(self, bench: Bench) -> None:
         ended = bench.run("sh -c 'echo $$ > pid; exec sleep 100' & while [ ! -s pid ]; do :; done")
         assert ended.outcome == "succeeded"
-        assert gone(int((bench.root / "aaaaaaaaaaaa" / "pid").read_text()))
+        assert bench.gone(int((bench.root / "aaaaaaaaaaaa" / "pid").read_text()))
 
     def test_leftovers_in_a_session_of_their_own_are_ended(self, bench: Bench) -> None:
         program = (
             "import os; os.setsid(); open('pid', 'w').write(str(os.getpid())); os.execvp('sleep', ['sleep', '100'])"
         )
-        ended = bench.run(f'{sys.executable} -S -c "{program}" & while [ ! -s pid ]; do :; done')
+        ended = bench.run(f'{bench.python} -S -c "{program}" & while [ ! -s pid ]; do :; done')
         assert ended.outcome == "succeeded"
-        until(lambda: gone(int((bench.root / "aaaaaaaaaaaa" / "pid").read_text())))
+        until(lambda: bench.gone(int((bench.root / "aaaaaaaaaaaa" / "pid").read_text())))
 
 
 class Concurrent(ExecutorContract):
@@ -299,13 +314,13 @@ class Concurrent(ExecutorContract):
         assert ended.failure is not None
         assert ended.failure.kind is FailureClass.CANCELLED
         assert time.monotonic() - begin < 10
-        assert gone(int((spec.cwd / "pid").read_text()))
+        assert bench.gone(int((spec.cwd / "pid").read_text()))
 
     def test_stop_with_patience_lost(self, bench: Bench) -> None:
         spec = self.begin(bench, "trap '' TERM; while :; do sleep 0.05; done", grace=100.0)
         bench.executor.stop([spec.key], "cancelled")
         time.sleep(0.2)
-        assert not gone(int((spec.cwd / "pid").read_text()))
+        assert not bench.gone(int((spec.cwd / "pid").read_text()))
         bench.executor.stop([spec.key], "cancelled", now=True)
         assert bench.wait(spec.key)[spec.key].outcome == "failed"
 
@@ -316,7 +331,7 @@ class Concurrent(ExecutorContract):
 
     def test_stop_by_another_process(self, bench: Bench) -> None:
         spec = self.begin(bench, "sleep 100")
-        other = Bench(bench.root, self.make())
+        other = bench.another(self.make())
         try:
             assert other.executor.adopt([(spec.attempt_dir, spec.key)]) == {spec.key}
             other.executor.stop([spec.key], "cancelled")
@@ -330,12 +345,12 @@ class Concurrent(ExecutorContract):
     def test_killed_agent(self, bench: Bench) -> None:
         spec = self.begin(bench, "touch checkpoints/c; sh -c 'echo $$ > child; sleep 100'; true")
         until(lambda: (spec.cwd / "child").exists() and (spec.cwd / "child").read_text())
-        os.kill(bench.record(spec.key)["pid"], signal.SIGKILL)
+        bench.kill_agent(spec.key)
         ended = bench.wait(spec.key)[spec.key]
         assert ended.failure is not None
         assert ended.failure.kind is FailureClass.NODE_LOST
         for name in ("pid", "child"):
-            assert gone(int((spec.cwd / name).read_text()))
+            assert bench.gone(int((spec.cwd / name).read_text()))
         record = bench.record(spec.key)
         assert (record["state"], record["outcome"]) == ("ended", "failed")
         assert record["checkpointed"] is not None
@@ -348,7 +363,7 @@ class Concurrent(ExecutorContract):
         until(lambda: (spec.cwd / "pid").exists())
         os.killpg(runner.pid, signal.SIGKILL)
         runner.wait()
-        assert not gone(int((spec.cwd / "pid").read_text()))
+        assert not bench.gone(int((spec.cwd / "pid").read_text()))
         assert bench.executor.adopt([(spec.attempt_dir, spec.key)]) == {spec.key}
         bench.executor.start(spec)
         assert bench.executor.wait(0.3) == []
@@ -421,7 +436,7 @@ class Concurrent(ExecutorContract):
             marker = f"SHOAL_SPEC={spec.path}".encode()
             assert not [each for each in agent.processes() if agent._marked(each, b"\0" + marker + b"\0")]
             pids = spec.cwd / "pids"
-            assert all(gone(int(line)) for line in (pids.read_text().split() if pids.exists() else []))
+            assert all(bench.gone(int(line)) for line in (pids.read_text().split() if pids.exists() else []))
             count = spec.cwd / "count"
             assert not count.exists() or count.read_text() == "start\n"
         assert "failed" in outcomes

@@ -178,7 +178,8 @@ class KubernetesExecutor:
                 if str(spec.attempt_dir) != str(folder):
                     spec = _recorded(spec, folder)
                 attempt = self._attempts[key] = _Attempt(spec, adopting=True)
-                self._count(attempt, "waiting")
+                attempt.started = agent.read_json(str(folder / "attempt.json")) is not None
+                self._count(attempt, "held" if attempt.started else "waiting")
                 if (known := self._mirror.known(spec)) is not None:
                     self._report(attempt, known)
             adopted.add(key)
@@ -333,7 +334,8 @@ class KubernetesExecutor:
     def _submit(self, attempt: _Attempt, *, anew: bool = False) -> None:
         if attempt.way is None:
             attempt.way = self._chooser.choose(attempt.spec.resources)
-        self._count(attempt, "waiting")
+        if not attempt.started:
+            self._count(attempt, "waiting")
         attempt.submitted = False
         # Times and digests of inputs are left to the pod: so `shoal plan --manifests` shows the very object that is made.
         gates = {task: None for task, digest in sorted(attempt.spec.input_digests.items()) if digest is None}

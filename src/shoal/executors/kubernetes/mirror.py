@@ -105,6 +105,11 @@ class Mirror:
         begun = record.get("started") is not None
         if begun and (record.get("ended") is None or record.get("state") != "ended"):
             record["ended"] = message.get("ended") or _precise(finished) or agent.now()
+        if self.here and record.get("state") == "running":
+            # Its agent could not say it any more.
+            newest = agent.newest_change(str(spec.checkpoints))
+            if newest >= (seconds(record.get("started")) or newest + 1):
+                record["checkpointed"] = agent.now(newest)
         record |= {
             "state": "ended",
             "queued": spec.queued or record.get("queued"),
@@ -168,7 +173,6 @@ def _times(view: View, pod: PodSeen | None) -> dict[str, Any]:
 
 
 def _result(spec: AttemptSpec, record: Mapping[str, Any], message: Mapping[str, Any]) -> dict[str, Any]:
-    inputs = message.get("inputs")
     return {
         "format": 1,
         "study": spec.study,
@@ -178,7 +182,7 @@ def _result(spec: AttemptSpec, record: Mapping[str, Any], message: Mapping[str, 
         "attempt": spec.attempt,
         "metrics": message.get("metrics") or {},
         "outputs": message.get("outputs") or {},
-        "inputs": dict(spec.input_digests) if inputs is None else inputs,
+        "inputs": {**spec.input_digests, **(message.get("inputs") or {})},
         "data": {name: digest for name, (_, digest) in spec.data.items()},
         "code": spec.code,
         "started": record["started"],
