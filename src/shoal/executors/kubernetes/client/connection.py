@@ -197,6 +197,10 @@ class Connection:
                 if _hopeless(error):
                     raise problem from error
                 pause = None
+            except RuntimeError as error:
+                if not self._shared.closed.is_set():
+                    raise
+                raise Unreachable(f"{asked.server}: the connection was closed", asked) from error
             else:
                 try:
                     if response.status_code < 400:
