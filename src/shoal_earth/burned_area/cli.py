@@ -121,6 +121,7 @@ def split_command(
     """Deal the fires to training, validation and test."""
     from shoal_earth.burned_area.fires import load_fires
     from shoal_earth.burned_area.places import PLACES, deal_places, summary
+    from shoal_earth.rasters.split import parse_shares
 
     wanted = parse_shares(shares)
     places = deal_places(labels, load_fires(fires), margin=margin, smallest=size, shares=wanted, by=by, seed=seed)
@@ -192,13 +193,3 @@ def synthetic_command(
 
     world = make_burned_world(out, size=size, seed=seed)
     typer.echo(f"{len(world.scenes)} synthetic scenes: {world.catalogue}")
-
-
-def parse_shares(text: str) -> tuple[float, float, float]:
-    try:
-        one, two, three = (float(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f'--shares needs three numbers such as 0.6,0.2,0.2, not "{text}"') from None
-    if min(one, two, three) < 0 or one <= 0:
-        raise UsageError("the split needs three shares (training, validation, test), and training must have one")
-    return one, two, three

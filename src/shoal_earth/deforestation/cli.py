@@ -155,10 +155,10 @@ def chips_command(
     seed: Annotated[int, typer.Option(help="Of the deal of tiles and orbits to them.")] = 0,
 ) -> None:
     """Cut chips of the chosen pairs; a tile and orbit goes to one split."""
-    from shoal_earth.burned_area.cli import parse_shares
     from shoal_earth.deforestation.chips import cut_pairs
     from shoal_earth.deforestation.pairs import chosen_pairs
     from shoal_earth.rasters.cutting import CutRules
+    from shoal_earth.rasters.split import parse_shares
 
     if both not in ("always", "train", "never"):
         raise UsageError(f'--both is always, train or never, not "{both}"')

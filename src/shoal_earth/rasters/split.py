@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-__all__ = ["SPLITS", "assign", "deal"]
+from shoal.errors import UsageError
+
+__all__ = ["SPLITS", "assign", "deal", "parse_shares"]
 
 SPLITS = ("train", "val", "test")
 
@@ -62,3 +64,18 @@ def deal(weights: Mapping[str, float], shares: Sequence[float], seed: int) -> di
         if counts[largest] > 1:
             given[min((weights[group], group) for group in groups if given[group] == largest)[1]] = split
     return given
+
+
+def parse_shares(text: str) -> tuple[float, float, float]:
+    """Shares of training, validation and test from ``0.6,0.2,0.2``.
+
+    Raises:
+        UsageError: these are not three numbers, or training gets nothing.
+    """
+    try:
+        one, two, three = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f'--shares needs three numbers such as 0.6,0.2,0.2, not "{text}"') from None
+    if min(one, two, three) < 0 or one <= 0:
+        raise UsageError("the split needs three shares (training, validation, test), and training must have one")
+    return one, two, three
