@@ -30,7 +30,8 @@ def main(argv: list[str]) -> int:
     basket, study, _, *arguments = argv
     unpack(basket, study)
     store = Path(arguments[arguments.index("--store") + 1])
-    take_approvals(study, _folder(study, store))
+    folder = _folder(study, store)
+    take_approvals(study, folder)
     asked: list[int] = []
     running: list[subprocess.Popen[bytes]] = []
 
@@ -42,6 +43,8 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, pass_on)
     signal.signal(signal.SIGINT, pass_on)
     while not asked:
+        # Before the run, not after it: what is approved while it ends must not be missed.
+        before = _passed(folder)
         running[:] = [subprocess.Popen([sys.executable, "-m", "shoal", *arguments], cwd=study)]
         if asked:
             running[0].send_signal(signal.SIGTERM)
@@ -51,8 +54,6 @@ def main(argv: list[str]) -> int:
             break
         if code != _WAITS:
             return code
-        folder = _folder(study, store)
-        before = _passed(folder)
         while not asked and _passed(folder) == before:
             if any(folder.glob("control/*-stop-*.json")):
                 return _STOPPED

@@ -1,0 +1,98 @@
+"""``shoal run --detach`` on pods that truly run: the laptop only looks, asks and fetches."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+
+from shoal.executors.kubernetes.client import JOBS, LEASES, PODS, ROLES
+
+from .conftest import until
+
+STUDY = """
+study: pond
+steps:
+  prep: {run: "printf 1 > {out}/a"}
+  train:
+    needs: prep
+    matrix: {n: [1, 2]}
+    run: python3 train.py {n} {inputs.prep} {out}
+    resources: {cpu: 0.1, memory: 64Mi}
+  look: {needs: train, gate: Look at it.}
+  after: {needs: look, run: "printf done > {out}/x", resources: {cpu: 0.1, memory: 64Mi}}
+report: {objective: {metric: train/score, goal: max}}
+"""
+TRAIN = """
+import json, pathlib, sys, time
+print("training", sys.argv[1], flush=True)
+time.sleep(float(pathlib.Path(sys.argv[2], "a").read_text()))
+pathlib.Path(sys.argv[3], "metrics.json").write_text(json.dumps({"score": int(sys.argv[1])}))
+"""
+RUNNER = "shoal-ml.github.io/role=runner"
+
+
+def ready(lab: Any, study: str = STUDY) -> None:
+    lab.study(study)
+    (lab.root / "train.py").write_text(TRAIN)
+    path = lab.root / "clusters" / "lab.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["runner"] = {"image": config["defaults"]["image"], "python": config["defaults"]["python"]}
+    path.write_text(yaml.safe_dump(config))
+
+
+def runners(lab: Any) -> list[str]:
+    pods = lab.client.list(PODS, selector=RUNNER).items
+    return [one["metadata"]["name"] for one in pods if one["status"].get("phase") == "Running"]
+
+
+@pytest.mark.slow
+def test_a_detached_run_from_start_to_end(real_lab: Any) -> None:
+    lab = real_lab
+    ready(lab)
+    lab.shoal("run", "s.yaml", "--on", "lab", "--detach")
+    assert lab.client.get(ROLES, "shoal-runner")["rules"]
+    until(lambda: runners(lab), 60)
+    # A second one, and one from here, are refused while it is at work.
+    assert "is being run in the cluster" in lab.shoal("run", "s.yaml", "--on", "lab", "--detach", code=4).stderr
+    until(lambda: lab.client.list(LEASES).items[0]["spec"].get("holderIdentity"), 60)
+    # Its pod is taken away: the Job brings another, which goes on where it was.
+    (first,) = runners(lab)
+    lab.client.delete(PODS, first)
+    until(lambda: lab.counts() == {"done": 3, "gate": 1, "todo": 1}, 200)
+    until(lambda: [one for one in runners(lab) if one != first], 60)
+    said = lab.status()["runner"]
+    assert said["host"].startswith("shoal-run-")
+    assert "training" in lab.shoal("logs", "s.yaml", "train").stdout
+    assert "2.00" in lab.shoal("results", "s.yaml").stdout
+    # Every task ended once: nothing was lost with the first pod, nothing done again.
+    assert all(one["attempt"] == 1 for one in lab.records("attempt.json").values())
+    lab.shoal("approve", "s.yaml")
+    until(lambda: lab.counts() == {"done": 5}, 120)
+    until(lambda: lab.status()["runner"] is None, 60)
+    lab.shoal("pull", "s.yaml", "after", "-o", "out")
+    (made,) = (lab.root / "out" / "after").glob("*/out/x")
+    assert made.read_text() == "done"
+    assert not [one for one in lab.client.list(PODS).items if "reader" in one["metadata"]["name"]]
+    # A run from here finds nothing to do.
+    assert "5 of 5 tasks done (5 of them before this run)" in lab.shoal("run", "s.yaml", "--on", "lab").stderr
+
+
+@pytest.mark.slow
+def test_a_detached_run_is_stopped_and_gone_on_with_from_here(real_lab: Any) -> None:
+    lab = real_lab
+    ready(lab, STUDY.replace('"printf 1 > {out}/a"', '"printf 60 > {out}/a"'))
+    lab.shoal("run", "s.yaml", "--on", "lab", "--detach")
+    until(lambda: lab.counts().get("running"), 120)
+    lab.shoal("stop", "s.yaml")
+    assert lab.status()["runner"] is None
+    (job,) = lab.client.list(JOBS, selector=RUNNER).items
+    assert any(one["type"] == "Failed" for one in job["status"]["conditions"]), "it is not started again"
+    failures = [one["failure"]["class"] for one in lab.records("attempt.json").values() if one.get("failure")]
+    assert set(failures) == {"cancelled"}
+    lab.study((lab.root / "s.yaml").read_text().replace("printf 60", "printf 0"))
+    lab.shoal("run", "s.yaml", "--on", "lab", code=3)
+    assert lab.counts() == {"done": 3, "gate": 1, "todo": 1}
+    assert json.loads((lab.root / "runs-lab" / "pond" / "plan.json").read_text())["study"] == "pond"
