@@ -8,7 +8,9 @@ import time
 
 from testbed.binaries import PROGRAMS, BuildError, binaries, build
 from testbed.control import Options
+from testbed.image import archive
 from testbed.instance import Testbed, sweep
+from testbed.real import lacking
 from testbed.registry import TestbedError, instances
 
 
@@ -16,7 +18,9 @@ def main() -> int:
     """Run one command; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m testbed", description="A real Kubernetes on this machine.")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verb = verbs.add_parser("build", help="build the programs that are not in the cache yet; prints their folder")
+    verb = verbs.add_parser(
+        "build", help="build the programs and images that are not in the cache yet; prints their folder"
+    )
     verb.add_argument("programs", nargs="*", metavar="PROGRAM", help=f"of {', '.join(PROGRAMS)}; default: all")
     verb.add_argument("-p", "--jobs", type=int, help="compilers at once; default: one a core")
     verb = verbs.add_parser("start", help="start an instance that stays; prints its kubeconfig")
@@ -43,7 +47,10 @@ def _run(options: argparse.Namespace) -> int:
     if options.verb == "build":
         if wrong := set(options.programs) - set(PROGRAMS):
             raise BuildError(f"there is no program {', '.join(sorted(wrong))}: {', '.join(PROGRAMS)}")
-        print(build(tuple(options.programs or PROGRAMS), options.jobs))
+        folder = build(tuple(options.programs or PROGRAMS), options.jobs)
+        if not options.programs and lacking() is None:
+            archive()
+        print(folder)
     elif options.verb == "start":
         if options.name in instances() and (found := Testbed.open(options.name)).ready():
             print(found.kubeconfig)

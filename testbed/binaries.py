@@ -74,7 +74,7 @@ def build(programs: tuple[str, ...] = tuple(PROGRAMS), jobs: int | None = None) 
     missing = [name for name in programs if not (folder / name).exists()]
     if not missing:
         return folder
-    go = shutil.which("go")
+    go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
     if go is None:
         raise BuildError("the testbed is built with Go, and there is no go on the PATH: install Go 1.24 or newer")
     folder.mkdir(parents=True, exist_ok=True)

@@ -29,6 +29,7 @@ from testbed.registry import TestbedError
 __all__ = ["Testbed", "sweep"]
 
 _PATIENCE = 90.0
+_RBAC = "rbac.authorization.k8s.io"
 _TRIES = 3
 
 
@@ -161,11 +162,11 @@ class Testbed:
             The user's kubeconfig; the namespace is its context's.
         """
         user = f"user-of-{namespace}"
-        subject = {"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": user}
+        subject = {"kind": "User", "apiGroup": _RBAC, "name": user}
         with contextlib.closing(self.api()) as api:
             api.create("/api/v1/namespaces", {"metadata": {"name": namespace}})
-            role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "admin"}
-            rbac = "/apis/rbac.authorization.k8s.io/v1"
+            role = {"apiGroup": _RBAC, "kind": "ClusterRole", "name": "admin"}
+            rbac = f"/apis/{_RBAC}/v1"
             binding = {"metadata": {"name": "namespace-admin"}, "roleRef": role, "subjects": [subject]}
             api.create(f"{rbac}/namespaces/{namespace}/rolebindings", binding)
             if nodes:
@@ -178,6 +179,7 @@ class Testbed:
                 lambda: api.request("GET", f"/api/v1/namespaces/{namespace}/serviceaccounts/default").is_success,
                 f"the service account of namespace {namespace}",
             )
+            _wait(lambda: _may_all(api, user, namespace), f"the rights of {user}")
         return self.user(user, namespace=namespace, server=server)
 
     def user(
@@ -342,6 +344,18 @@ class Testbed:
             _wait(looked, name)
         except TimeoutError:
             raise TestbedError(f"{name} is not ready; the end of its log:\n{self.processes.log(name)}") from None
+
+
+def _may_all(api: Api, user: str, namespace: str) -> bool:
+    """Whether a namespace's admin has all rights: a controller puts the role together, a little after the start, of what viewers,
+    editors and admins may do."""
+    for verb, group, resource in (("get", "batch", "jobs"), ("create", "batch", "jobs"), ("create", _RBAC, "roles")):
+        asked = {"verb": verb, "group": group, "resource": resource, "namespace": namespace}
+        review = {"spec": {"user": user, "resourceAttributes": asked}}
+        answer = api.request("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", review)
+        if not answer.json()["status"]["allowed"]:
+            return False
+    return True
 
 
 def _node_ready(api: Api, name: str) -> bool:

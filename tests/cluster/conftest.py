@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from needs import require
 from shoal.executors.kubernetes.client import Client
 from shoal.executors.kubernetes.login import read_login
-
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))  # the testbed is no part of what is installed
+from testbed.image import PYTHON
 
 CLUSTER = """
 namespace: {namespace}
@@ -29,20 +27,6 @@ defaults: {{image: "example.org/task:1", memory: 1Gi}}
 {more}
 """
 _names = itertools.count(1)
-
-
-@pytest.fixture(scope="session")
-def bed() -> Iterator[Any]:
-    """A control plane with 20 fake nodes, each with 8 GPUs."""
-    from testbed import BuildError, Testbed
-
-    try:
-        made = Testbed.start(nodes=20)
-    except BuildError as error:
-        require("cluster", False, f"there is no cluster, and none can be built: {error}")
-        raise
-    with made:
-        yield made
 
 
 class Lab:
@@ -122,6 +106,39 @@ class Lab:
         with contextlib.suppress(Exception):
             self.admin.request("DELETE", f"/api/v1/namespaces/{self.namespace}")
         self.admin.close()
+
+
+class RealLab(Lab):
+    """A namespace whose pods truly run: on the real node, with this Python's environment, and the claim at hand in ``store``."""
+
+    def __init__(self, bed: Any, root: Path) -> None:
+        self.store = bed.folder / "labs" / f"{os.getpid()}-{next(_names)}"
+        self.store.mkdir(parents=True)
+        for folder in (bed.folder, self.store.parent):
+            folder.chmod(0o755)
+        self.store.chmod(0o777)
+        self.volumes: list[dict[str, Any]] = []
+        super().__init__(bed, root, self.store)
+        self.volumes = bed.environment(self.namespace)
+        self.cluster()
+
+    def cluster(self, more: str = "", store: str = "/shoal") -> None:
+        """Write the cluster file."""
+        super().cluster(more, store)
+        path = self.root / "clusters" / "lab.yaml"
+        config = yaml.safe_load(path.read_text())
+        config["defaults"] |= {"image": PYTHON, "python": sys.executable, "memory": "512Mi"}
+        config["defaults"]["env"] = {"PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"}
+        config["volumes"] = self.volumes
+        path.write_text(yaml.safe_dump(config))
+
+
+@pytest.fixture
+def real_lab(real_bed: Any, tmp_path: Path) -> Iterator[RealLab]:
+    """A namespace of its own on the real node."""
+    made = RealLab(real_bed, tmp_path)
+    yield made
+    made.close()
 
 
 @pytest.fixture
