@@ -36,7 +36,12 @@ study: real
 steps:
   make:
     matrix: {n: [1, 2]}
-    run: [python3, -c, "import json, sys; json.dump(dict(n=int(sys.argv[2])), open(sys.argv[1] + '/metrics.json', 'w'))", "{out}", "{n}"]
+    run:
+      - python3
+      - -c
+      - "import json, sys; json.dump(dict(n=int(sys.argv[2])), open(sys.argv[1] + '/metrics.json', 'w'))"
+      - "{out}"
+      - "{n}"
     resources: {cpu: 0.1, memory: 128Mi}
   add:
     needs: make
