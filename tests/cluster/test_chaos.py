@@ -129,6 +129,7 @@ def disturbed(lab: Lab, seed: int, tasks: int, seconds: int, pause: tuple[float,
     assert json.dumps(results(lab), sort_keys=True) == json.dumps(first, sort_keys=True)
 
 
+@pytest.mark.chaos
 @pytest.mark.timeout(600)
 def test_a_few_troubles(lab: Lab) -> None:
     disturbed(lab, seed=1, tasks=12, seconds=2, pause=(1.0, 2.0), most=150)
