@@ -189,7 +189,14 @@ def build(name: str, classes: int, size: str, image_size: int, weights: Weights 
     if name == "detr" and size == "tiny":
         _to_places(model)
     multiple = CONFIGS[name].multiple if size == "published" else CONFIGS[name].tiny_multiple
-    return TransformersDetector(model, classes, softmax=kind.softmax, multiple=multiple, pretrained=weights is not None)
+    return TransformersDetector(
+        model,
+        classes,
+        softmax=kind.softmax,
+        multiple=multiple,
+        pretrained=weights is not None,
+        content=content,
+    )
 
 
 def _published(model_class: Any, name: str, kind: _Kind, classes: int, image_size: int, weights: Weights) -> Any:
