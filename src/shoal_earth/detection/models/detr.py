@@ -44,7 +44,6 @@ class _Kind:
 KINDS = {
     "detr": _Kind("DetrForObjectDetection", "facebook/detr-resnet-50", softmax=True),
     "deformable-detr": _Kind("DeformableDetrForObjectDetection", "SenseTime/deformable-detr-with-box-refine-two-stage"),
-    "conditional-detr": _Kind("ConditionalDetrForObjectDetection", "microsoft/conditional-detr-resnet-50"),
     "rtdetrv2": _Kind("RTDetrV2ForObjectDetection", "PekingU/rtdetr_v2_r50vd"),
     "dfine": _Kind("DFineForObjectDetection", "ustc-community/dfine-large-coco"),
     "rfdetr": _Kind("RfDetrForObjectDetection", "Roboflow/rf-detr-base"),
@@ -96,11 +95,9 @@ class TransformersDetector(Detector):
         output = self._answer(images, labels=labels)
         config = self.model.config
         weights = {
-            "bbox": getattr(config, "bbox_loss_coefficient", 1.0),
-            "giou": getattr(config, "giou_loss_coefficient", 1.0),
+            word: getattr(config, f"{key}_loss_coefficient", 1.0)
+            for word, key in (("ce", "class"), ("bbox", "bbox"), ("giou", "giou"))
         }
-        if config.model_type == "conditional_detr":
-            weights["ce"] = config.cls_loss_coefficient
         found = dict(output.loss_dict)
         if getattr(config, "two_stage", False):
             found |= _first_stage(output, labels, config)
@@ -267,9 +264,10 @@ def _own_heads(model: Any, absent: set[str] | frozenset[str] = frozenset()) -> s
 def _to_places(model: Any) -> Tensor:
     """Start DETR's queries at the places of a grid, where they look at first.
 
-    From nowhere, they need hundreds of epochs to find out that attention can be a matter of place (arXiv 2012.15750 and later
-    works). Nothing is added to the architecture but the queries' first content, which is learnt: positions are coded for small
-    maps, the queries begin as the codes of a grid, and queries and keys are compared alike.
+    From nowhere, they need hundreds of epochs to find out that attention can be a matter of place. Nothing is added to the
+    architecture but the queries' first content, which is learnt. Positions are coded finely enough for small maps, the queries
+    begin as the codes of a grid, and queries and keys are compared alike, so that each sees some cells around its place.
+    Classes weigh five times as much, or the boxes' gradients would drown them.
 
     Returns:
         That content, (queries, channels).
@@ -279,18 +277,19 @@ def _to_places(model: Any) -> Tensor:
     side = math.isqrt(count)
     assert side * side == count
     coding = inner.position_embedding
-    coding.temperature = 20
+    coding.temperature, coding.scale = 20, 3 * 2 * math.pi
     half = channels // 2
     steps = coding.temperature ** (2 * (torch.arange(half) // 2) / half)
-    angles = (torch.arange(side) + 0.5)[:, None] / side * 2 * math.pi / steps
+    angles = (torch.arange(side) + 0.5)[:, None] / side * coding.scale / steps
     line = torch.stack([angles[:, 0::2].sin(), angles[:, 1::2].cos()], 2).flatten(1)
     codes = torch.cat([line.repeat_interleave(side, 0), line.repeat(side, 1)], 1)
     with torch.no_grad():
         inner.query_position_embeddings.weight.copy_(codes)
         for layer in inner.decoder.layers:
             attention = layer.encoder_attn
-            nn.init.orthogonal_(attention.q_proj.weight)
+            nn.init.orthogonal_(attention.q_proj.weight, gain=3)
             attention.k_proj.weight.copy_(attention.q_proj.weight)
+    model.config.class_loss_coefficient = 5.0
     return codes.clone()
 
 

@@ -73,8 +73,8 @@ CONFIGS: dict[str, Sizes] = {
         "TimmBackboneConfig",
         {"auxiliary_loss": True},
         {**_R50, "out_indices": [1, 2, 3, 4]},
-        {**_SMALL, "encoder_layers": 1, "decoder_layers": 2, "num_queries": 36, "auxiliary_loss": True},
-        {**_TINY_RESNET, "hidden_sizes": [24, 48, 96], "depths": [1, 1, 1], "out_features": ["stage3"]},
+        {**_SMALL, "encoder_layers": 1, "decoder_layers": 2, "num_queries": 64, "auxiliary_loss": True},
+        {**_TINY_RESNET, "hidden_sizes": [24, 64], "depths": [1, 2], "out_features": ["stage2"]},
         "ResNetConfig",
     ),
     "deformable-detr": Sizes(
