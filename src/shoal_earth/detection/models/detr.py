@@ -183,8 +183,7 @@ def build(name: str, classes: int, size: str, image_size: int, weights: Weights 
         # Never used in detection: it would keep DistributedDataParallel waiting.
         if part.endswith("mask_token"):
             parameter.requires_grad_(False)
-    if name == "detr" and size == "tiny":
-        _to_places(model)
+    content = _to_places(model) if name == "detr" and size == "tiny" else None
     multiple = CONFIGS[name].multiple if size == "published" else CONFIGS[name].tiny_multiple
     return TransformersDetector(
         model,
