@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from executors.suite import SRC, Bench, Concurrent, until
-from needs import require
 from shoal.agent import agent
 from shoal.clusters import parse_cluster
 from shoal.executors import AttemptKey, AttemptSpec, Executor
@@ -23,6 +22,7 @@ from shoal.executors.kubernetes import names
 from shoal.executors.kubernetes.client import PODS, Client
 from shoal.executors.kubernetes.executor import KubernetesExecutor
 from shoal.executors.kubernetes.login import read_login
+from testbed import Testbed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -50,7 +50,7 @@ while True: executor.wait(60)
 class Place:
     """A namespace on a real node, with a claim that is a folder of this machine."""
 
-    def __init__(self, bed: Any) -> None:
+    def __init__(self, bed: Testbed) -> None:
         self.namespace = f"contract-{os.getpid()}"
         self.kubeconfig = bed.namespace_user(self.namespace)
         self.store: Path = bed.claim(self.namespace, "store")
@@ -110,18 +110,10 @@ class PodBench(Bench):
 
 
 @pytest.fixture(scope="session")
-def place() -> Iterator[Place]:
-    from testbed import Testbed
-
-    try:
-        bed = Testbed.start(real_node=True)
-    except Exception as error:  # whatever a machine may lack: containers, rights, programs
-        require("real-node", False, f"there is no node that runs pods: {error}")
-        raise
-    with bed:
-        made = Place(bed)
-        yield made
-        made.client.close()
+def place(real_bed: Testbed) -> Iterator[Place]:
+    made = Place(real_bed)
+    yield made
+    made.client.close()
 
 
 class TestKubernetes(Concurrent):
