@@ -281,8 +281,8 @@ def test_a_whole_detector_from_a_folder_keeps_all_but_the_heads_of_its_classes(t
 
 def test_yolox_reads_the_checkpoint_of_its_authors(tmp_path: Path) -> None:
     """Whose parts have the names of ours; the classes of COCO are exchanged."""
-    from shoal_earth.detection.models.weights import fill, read_state
     from shoal_earth.detection.models.yolox import YOLOX
+    from shoal_earth.training.weights import fill, read_state
 
     torch.manual_seed(0)
     coco, own = YOLOX(80, 0.33, 0.25), YOLOX(3, 0.33, 0.25)

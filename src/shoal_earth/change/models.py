@@ -13,7 +13,7 @@ from shoal.errors import UsageError
 from shoal_earth.change.changeformer import TINY, V6, ChangeFormer
 from shoal_earth.change.published import to_our_names
 from shoal_earth.change.siamese import BIT, FCSiam, Siamese
-from shoal_earth.detection.models.weights import read_state
+from shoal_earth.training.weights import read_state
 
 __all__ = ["CHANGE_MODELS", "build_change_model", "is_change_model"]
 
@@ -105,7 +105,7 @@ def _is_place(weights: str) -> bool:
 def _bit(encoder: str, bands: int, classes: int, hub: str | None, width: int | None) -> BIT:
     import timm
 
-    from shoal_earth.detection.models.weights import missing
+    from shoal_earth.training.weights import missing
 
     name = encoder.removeprefix("tu-")
     try:

@@ -3,5 +3,5 @@
 The user brings a model, a function that turns a batch into losses, and a function that evaluates; the loop brings mixed
 precision, several processes, seeds, schedules, checkpoints and metrics. Import from the modules themselves:
 ``loop`` (:func:`~shoal_earth.training.loop.fit`), ``data`` (batches), ``optim`` (optimizers, schedules),
-``checkpoint`` (atomic files), ``distributed`` (processes, seeds).
+``checkpoint`` (atomic files), ``weights`` (pretrained starts), ``distributed`` (processes, seeds).
 """

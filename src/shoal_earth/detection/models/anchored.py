@@ -15,7 +15,7 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from shoal_earth.detection.models.detector import Detector, Target, finish
 from shoal_earth.detection.models.pyramid import Maps, Pyramid, ViTPyramid
-from shoal_earth.detection.models.weights import Weights
+from shoal_earth.training.weights import Weights
 
 __all__ = ["TorchvisionDetector", "faster_rcnn", "fcos", "retinanet", "vit_retinanet"]
 

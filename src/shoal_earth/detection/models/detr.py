@@ -18,7 +18,7 @@ from torchvision.ops import box_convert
 from shoal_earth.detection.models.detector import Detector, Target, finish
 from shoal_earth.detection.models.detr_sizes import CONFIGS, configuration
 from shoal_earth.detection.models.pyramid import hold_batch_norm
-from shoal_earth.detection.models.weights import Weights, missing
+from shoal_earth.training.weights import Weights, missing
 
 __all__ = ["TransformersDetector", "build"]
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool, LastLevelP6P7
 
-from shoal_earth.detection.models.weights import Weights
+from shoal_earth.training.weights import Weights
 
 __all__ = ["Maps", "Pyramid", "ViTPyramid", "hold_batch_norm"]
 
@@ -38,7 +38,7 @@ class Maps(nn.Module):
         super().__init__()
         from timm.layers.norm import LayerNorm2d
 
-        from shoal_earth.detection.models.weights import timm_model
+        from shoal_earth.training.weights import timm_model
 
         self.body = timm_model(name, weights, features_only=True, out_indices=tuple(indices), **(options or {}))
         self.channels: list[int] = self.body.feature_info.channels()
@@ -126,7 +126,7 @@ class ViTPyramid(nn.Module):
         super().__init__()
         from timm.layers.norm import LayerNorm2d
 
-        from shoal_earth.detection.models.weights import timm_model
+        from shoal_earth.training.weights import timm_model
 
         given: dict[str, Any] = {"img_size": image_size, "dynamic_img_size": True, "num_classes": 0, "global_pool": ""}
         self.body = timm_model(name, weights, **given | dict(options or {}))

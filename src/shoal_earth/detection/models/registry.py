@@ -167,7 +167,7 @@ def build_detector(
         )
     weights = None
     if pretrained is not None:
-        from shoal_earth.detection.models.weights import Weights
+        from shoal_earth.training.weights import Weights
 
         weights = Weights(None if pretrained == "auto" else Path(pretrained))
     module, _, function = entry.builder.partition(":")

@@ -14,7 +14,7 @@ from torchvision.models.detection.ssd import SSD
 
 from shoal_earth.detection.models.anchored import TorchvisionDetector
 from shoal_earth.detection.models.detector import Detector
-from shoal_earth.detection.models.weights import Weights, timm_model
+from shoal_earth.training.weights import Weights, timm_model
 
 __all__ = ["VGGMaps", "ssd"]
 

@@ -10,7 +10,7 @@ from torchvision.ops import box_convert, box_iou
 from shoal_earth.detection.models.blocks import ConvNorm, grid, start_rare
 from shoal_earth.detection.models.detector import Detector, Target, finish
 from shoal_earth.detection.models.pyramid import Maps
-from shoal_earth.detection.models.weights import Weights
+from shoal_earth.training.weights import Weights
 
 __all__ = ["ANCHORS", "YOLOv3", "decode", "encode", "yolov3"]
 

@@ -13,7 +13,7 @@ from torchvision.ops import box_convert
 from shoal_earth.detection.models.blocks import ConvNorm, grid, start_rare
 from shoal_earth.detection.models.detector import Detector, Target, finish
 from shoal_earth.detection.models.simota import simota
-from shoal_earth.detection.models.weights import Weights, fill, missing, read_state
+from shoal_earth.training.weights import Weights, fill, missing, read_state
 
 __all__ = ["YOLOX", "decode", "encode", "yolox"]
 

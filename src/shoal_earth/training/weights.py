@@ -12,7 +12,7 @@ from torch import nn
 
 from shoal.errors import UsageError
 
-__all__ = ["Weights", "fill", "read_state", "timm_model"]
+__all__ = ["Weights", "fill", "missing", "read_state", "timm_model"]
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
@@ -43,7 +43,7 @@ class Weights:
         raise UsageError(
             f"{self.folder}: has no weights named {' or '.join(names)}",
             hint=f"Put {names[0]}.safetensors (or {', '.join(_SUFFIXES[1:])}) there; "
-            "the guide to the detection study says where each comes from. Or train from a random start: --pretrained none.",
+            "the guides say where each comes from. Or train from a random start: --pretrained none.",
         )
 
 
