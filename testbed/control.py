@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,8 +91,8 @@ class Place:
         return f"http://127.0.0.1:{self.ports['etcd']}"
 
 
-def free_ports(names: Iterable[str]) -> dict[str, int]:
-    """Pick a port of the loopback address for each name that nobody listens on."""
+def free_ports(names: Iterable[str], taken: Collection[int] = ()) -> dict[str, int]:
+    """Pick a port of the loopback address for each name that nobody listens on, and that is not ``taken``."""
     found: dict[str, int] = {}
     for name in names:
         while name not in found:
@@ -102,7 +102,7 @@ def free_ports(names: Iterable[str]) -> dict[str, int]:
                     probe.bind(("127.0.0.1", port))
                 except OSError:
                     continue
-            if port not in found.values():
+            if port not in found.values() and port not in taken:
                 found[name] = port
     return found
 

@@ -41,12 +41,15 @@ def new(name: str | None, programs: Path, options: Options, *, stay: bool) -> Pa
             folder.mkdir(mode=0o700)
         memory = Path("/dev/shm")
         data = memory / f"{root.name}-{folder.name}" if os.access(memory, os.W_OK) else folder / "etcd"
-        taken = {_facts(root / other).get("network") for other in instances()}
+        others = [_facts(root / other) for other in instances()]
+        taken = {other.get("network") for other in others}
+        # A part of theirs may be down for the moment, and will want its port back.
+        ports = {port for other in others for port in other["ports"].values()}
         facts = {
             "owner": None if stay else this_process(),
             "programs": str(programs),
             "data": str(data),
-            "ports": free_ports(_PORTS),
+            "ports": free_ports(_PORTS, ports),
             "network": next(number for number in range(_NETWORKS) if number not in taken),
             "options": asdict(options),
         }

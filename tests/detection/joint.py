@@ -17,6 +17,11 @@ with ranks("cpu") as here:
     seed_everything(3)
     examples = ChipDetections(Path(sys.argv[1]), "train", augment="jitter")
     model = build_detector("vit", len(examples.classes), size="tiny", image_size=examples.size).train()
+    for part in model.modules():
+        if isinstance(
+            part, torch.nn.BatchNorm2d
+        ):  # of the tiny size's early convolutions; it would look at other images
+            part.eval()
     batches = Batches(examples, 8 // here.world, 5, rank=here.rank, world=here.world, collate=collate)
     images, targets = next(batches.stream(1, 2))
     net = torch.nn.parallel.DistributedDataParallel(model) if here.world > 1 else model

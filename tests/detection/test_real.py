@@ -164,7 +164,7 @@ def test_buildings_of_sixteen_bits_train_and_are_found(spacenet: Path, tmp_path:
     best = train(
         tmp_path / "chips",
         tmp_path / "model",
-        TrainSettings("yolox", size="tiny", epochs=2, batch_size=2, device="cpu"),
+        TrainSettings("convnext", size="tiny", epochs=2, batch_size=2, device="cpu"),
     )
     assert np.isfinite(best["value"])
     image = next(i for i in read_dataset("coco", spacenet).images)

@@ -391,6 +391,9 @@ def test_the_right_assets_of_real_items(fixtures: Path) -> None:
     item = json.loads(next(stac.glob("odc-stac/S2C_*")).read_text())
     assert choose_assets(item, ["blue", "scl"], resolution=60) == ["B02_60m", "SCL_60m"]
     assert choose_assets(item, ["Product"]) == ["Product"]
+    # A band that is no asset of its own is in the product as a whole, where the catalogue offers that.
+    assert choose_assets(item, ["thermal"]) == ["Product"]
+    del item["assets"]["Product"]
     with pytest.raises(FetchError, match='lists no asset for "thermal"'):
         choose_assets(item, ["thermal"])
 
