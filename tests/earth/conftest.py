@@ -1,9 +1,7 @@
-"""A small real-format scene, the quickstart's real one, and the command line in this process."""
+"""A small real-format scene, and the quickstart's real one."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import geopandas
@@ -17,26 +15,6 @@ from shapely.geometry import Polygon, box
 torch.set_num_threads(1)
 
 QUICKSTART = Path(__file__).parents[2] / "studies" / "quickstart"
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run ``shoal-earth`` here: exit code, standard output, standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        from shoal_earth.cli import main
-
-        monkeypatch.delenv("SHOAL_SPEC", raising=False)
-        monkeypatch.setattr(sys, "argv", ["shoal-earth", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def write_raster(
