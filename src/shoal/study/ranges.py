@@ -97,5 +97,7 @@ def _numbers(node: Node) -> list[Node]:
     first, last = ends
     if not 1 <= last - first + 1 <= MOST:
         said = "ends before it starts" if last < first else f"has {last - first + 1} numbers, more than {MOST}"
-        raise node.source.error(node.mark, f"a range that {said}", hint="Both of its ends belong to it.")
+        raise node.source.error(
+            node.mark, f"a range that {said}", hint="Write the smaller number as from; both ends belong to it."
+        )
     return [Scalar(number, node.mark, node.source, 0, 0) for number in range(first, last + 1)]
