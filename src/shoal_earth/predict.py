@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from shoal_earth.options import Device, WindowOverlap, Windows
+
 __all__ = ["predict_command"]
 
 
@@ -23,14 +25,14 @@ def predict_command(
         str | None,
         typer.Option(help="Composite that the model's chips were cut from, where it does not know: ngb, ndvi, ..."),
     ] = None,
-    overlap: Annotated[float, typer.Option(help="Share of a window that neighbours share.")] = 0.25,
-    batch_size: Annotated[int, typer.Option(help="Windows at once.")] = 8,
+    overlap: WindowOverlap = 0.25,
+    batch_size: Windows = 8,
     threshold: Annotated[
         float | None, typer.Option(help="Smallest probability; by default the likeliest class wins.")
     ] = None,
     min_hectares: Annotated[float, typer.Option(help="Leave out smaller polygons.")] = 0.0,
     skip_hidden: Annotated[bool, typer.Option(help="Judge nothing under cloud or shadow.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Map a whole scene with a trained model: GeoTIFFs of classes and probability, and polygons with hectares.
 

@@ -8,6 +8,18 @@ from typing import Annotated
 import typer
 
 from shoal.errors import UsageError
+from shoal_earth.options import (
+    Catalogue,
+    ChipSize,
+    Cloud,
+    Collections,
+    MaxCloud,
+    MaxNodata,
+    Shares,
+    TileSize,
+    Unclassified,
+    WorldSeed,
+)
 
 __all__ = ["app"]
 
@@ -42,19 +54,17 @@ def search_command(
     fires: FiresFile,
     out: Annotated[Path, typer.Option(help="GeoJSON file for the items found.")],
     of_set: Annotated[str | None, typer.Option("--set", help="Only fires of this set.")] = None,
-    catalogue: Annotated[
-        str, typer.Option(help="earth-search, planetary-computer, copernicus, or a URL or path of a STAC catalogue.")
-    ] = "earth-search",
-    collection: Annotated[list[str] | None, typer.Option(help="Collection; give it again for more.")] = None,
+    catalogue: Catalogue = "earth-search",
+    collection: Collections = None,
     after: Annotated[int, typer.Option(help="Days after a fire that its burn is looked for.")] = 60,
     before: Annotated[int, typer.Option(help="Days before a fire.")] = 0,
-    cloud: Annotated[float | None, typer.Option(help="Largest cloud cover in percent.")] = None,
+    cloud: Cloud = None,
     limit: Annotated[int, typer.Option(help="Most items.")] = 10_000,
 ) -> None:
     """Find the scenes that show fires soon after they were out."""
     from shoal_earth.burned_area.fires import Fires, load_fires
     from shoal_earth.burned_area.search import find_items
-    from shoal_earth.rasters.stac import CATALOGUES, save_items
+    from shoal_earth.rasters.stac import collections_of, save_items
 
     found = load_fires(fires)
     if of_set is not None:
@@ -64,7 +74,7 @@ def search_command(
                 f'{fires}: has no set "{of_set}"', hint=f"It has: {', '.join(sorted(found.frame['set'].unique()))}."
             )
         found = Fires(found.path, chosen.reset_index(drop=True))
-    collections = tuple(collection or (["sentinel-2-l2a"] if catalogue in CATALOGUES else []))
+    collections = collections_of(catalogue, collection)
     items = find_items(found, catalogue, after=after, before=before, cloud=cloud, collections=collections, limit=limit)
     save_items(items, out)
     typer.echo(f"{len(items)} scenes of {len(found)} fires: {out}")
@@ -74,9 +84,9 @@ def search_command(
 def filter_command(
     scenes: ScenesFolder,
     out: Annotated[Path, typer.Option(help="Folder for figures.csv.")],
-    max_nodata: Annotated[float, typer.Option(help="Largest share without data.")] = 0.8,
-    max_cloud: Annotated[float, typer.Option(help="Largest share of cloud among valid pixels.")] = 0.25,
-    unclassified: Annotated[bool, typer.Option(help="Keep scenes whose clouds cannot be told.")] = False,
+    max_nodata: MaxNodata = 0.8,
+    max_cloud: MaxCloud = 0.25,
+    unclassified: Unclassified = False,
 ) -> None:
     """Measure the scenes of a folder and drop those with too little to see; there may be none."""
     from shoal_earth.burned_area.labels import filter_scenes
@@ -113,9 +123,9 @@ def split_command(
     by: Annotated[
         str, typer.Option(help="What shares no ground: fire (groups of fires), or tile (whole scenes).")
     ] = "fire",
-    shares: Annotated[str, typer.Option(help="Shares of training, validation and test.")] = "0.6,0.2,0.2",
+    shares: Shares = "0.6,0.2,0.2",
     margin: Annotated[float, typer.Option(help="Around the fires of a group, in units of the scenes' CRS.")] = 2560.0,
-    size: Annotated[int, typer.Option(help="Pixels on a side of a chip.")] = 256,
+    size: ChipSize = 256,
     seed: Annotated[int, typer.Option(help="Of the deal.")] = 0,
 ) -> None:
     """Deal the fires to training, validation and test."""
@@ -139,7 +149,7 @@ def chips_command(
     imagery: Annotated[
         str, typer.Option(help="img (red, green, blue), tci (true-colour picture), or a composite: swir22+nir+red.")
     ] = "img",
-    size: Annotated[int, typer.Option(help="Pixels on a side of a chip.")] = 256,
+    size: ChipSize = 256,
     overlap: Annotated[float, typer.Option(help="Share of a training chip that its neighbours share.")] = 0.25,
     min_valid: Annotated[float, typer.Option(help="Smallest share of valid pixels in a chip.")] = 0.75,
     max_hidden: Annotated[float, typer.Option(help="Largest share under cloud or shadow.")] = 0.25,
@@ -160,10 +170,8 @@ def chips_command(
         present=(1,) if burnt_only else (),
     )
     made = cut_chips(scenes, labels, load_places(places), out, rules, imagery=imagery)
-    for split, count in sorted(made.chips.items()):
-        typer.echo(f"{split}: {count} chips")
-    for why, count in sorted(made.skipped.items()):
-        typer.echo(f"skipped: {count} chips with {why}")
+    for line in made.lines():
+        typer.echo(line)
 
 
 @app.command("dataset")
@@ -178,15 +186,15 @@ def dataset_command(
     from shoal_earth.rasters.joining import join_parts
 
     made = join_parts(parts, out, normalise=normalise)
-    for split, count in sorted(made.chips.items()):
-        typer.echo(f"{split}: {count} chips")
+    for line in made.lines():
+        typer.echo(line)
 
 
 @app.command("synthetic")
 def synthetic_command(
     out: Annotated[Path, typer.Argument(help="Folder for the world.")],
-    size: Annotated[int, typer.Option(help="Side of a tile in pixels of 10 m, a multiple of 6.")] = 180,
-    seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
+    size: TileSize = 180,
+    seed: WorldSeed = 0,
 ) -> None:
     """Generate a small world to try things out: five sets of fires, scenes with clouds and edges, a catalogue."""
     from shoal_earth.burned_area.synthetic import make_burned_world

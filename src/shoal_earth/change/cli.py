@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from shoal_earth.options import Out
 from shoal_earth.segmentation.cli import score_command, train_command
 
 __all__ = ["app"]
@@ -19,7 +20,7 @@ app.command("test")(score_command)
 @app.command("import")
 def import_command(
     dataset: Annotated[Path, typer.Argument(help="Folder of OSCD, LEVIR-CD, A/ B/ label/ list/, or HLS Burn Scars.")],
-    out: Annotated[Path | None, typer.Option(help="Folder for the chips; inside a Shoal task its own.")] = None,
+    out: Out = None,
 ) -> None:
     """Turn a published dataset into shards, which are read faster; train and test take its own folder too."""
     from shoal_earth.change.folders import convert

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from shoal.errors import UsageError
+from shoal_earth.options import Catalogue, ChipSize, Collections, Shares, TileSize, WorldSeed
 
 __all__ = ["app"]
 
@@ -47,19 +48,17 @@ def search_command(
     units: Annotated[Path, typer.Option(help="Folder that `deforestation units` wrote.")],
     out: Annotated[Path, typer.Option(help="GeoJSON file for the items found; for `shoal-earth scenes fetch`.")],
     year: Year = 2021,
-    catalogue: Annotated[
-        str, typer.Option(help="earth-search, planetary-computer, copernicus, or a URL or path of a STAC catalogue.")
-    ] = "earth-search",
-    collection: Annotated[list[str] | None, typer.Option(help="Collection; give it again for more.")] = None,
+    catalogue: Catalogue = "earth-search",
+    collection: Collections = None,
     margin: Annotated[int, typer.Option(help="Days before the first and after the last clearing.")] = 30,
     cloud: Annotated[float, typer.Option(help="Largest cloud cover in percent.")] = 20.0,
     each: Annotated[int, typer.Option(help="Most scenes of a tile, orbit and year: the clearest.")] = 5,
 ) -> None:
     """Find scenes of both years that show the clearings, by tile and orbit."""
     from shoal_earth.deforestation.search import find_candidates
-    from shoal_earth.rasters.stac import CATALOGUES, save_items
+    from shoal_earth.rasters.stac import collections_of, save_items
 
-    collections = tuple(collection or (["sentinel-2-l2a"] if catalogue in CATALOGUES else []))
+    collections = collections_of(catalogue, collection)
     items = find_candidates(units, catalogue, year, margin=margin, cloud=cloud, each=each, collections=collections)
     save_items(items, out)
     typer.echo(f"{len(items)} scenes: {out}")
@@ -140,7 +139,7 @@ def chips_command(
     labels: Annotated[Path, typer.Option(help="Folder that `deforestation labels` wrote.")],
     out: Annotated[Path, typer.Option(help="Folder for the chips.")],
     bands: Annotated[str, typer.Option(help="ngb, ndvi, evi, or bands: red+green+blue.")] = "ngb",
-    size: Annotated[int, typer.Option(help="Pixels on a side of a chip.")] = 256,
+    size: ChipSize = 256,
     stride: Annotated[
         int | None, typer.Option(help="Pixels from one training chip to the next; by default the size by 1.5.")
     ] = None,
@@ -151,7 +150,7 @@ def chips_command(
     normalise: Annotated[
         str, typer.Option(help="chip (1 to 99 % of each chip and band), percentile, iqr, ...")
     ] = "chip",
-    shares: Annotated[str, typer.Option(help="Shares of training, validation and test.")] = "0.6,0.2,0.2",
+    shares: Shares = "0.6,0.2,0.2",
     seed: Annotated[int, typer.Option(help="Of the deal of tiles and orbits to them.")] = 0,
 ) -> None:
     """Cut chips of the chosen pairs; a tile and orbit goes to one split."""
@@ -174,19 +173,16 @@ def chips_command(
         normalise=normalise,
     )
     made = cut_pairs(chosen_pairs(pairs, choices, scenes), composites, labels, out, rules, kind=bands)
-    for split, count in sorted(made.chips.items()):
-        groups = sorted(group for group, given in made.splits.items() if given == split)
-        typer.echo(f"{split}: {count} chips of {', '.join(groups)}")
-    for why, count in sorted(made.skipped.items()):
-        typer.echo(f"skipped: {count} chips with {why}")
+    for line in made.lines(groups=True):
+        typer.echo(line)
 
 
 @app.command("synthetic")
 def synthetic_command(
     out: Annotated[Path, typer.Option(help="Folder for the world.")],
     tiles: Annotated[int, typer.Option(help="How many, at most 8.")] = 4,
-    size: Annotated[int, typer.Option(help="Side of a tile in pixels of 10 m, a multiple of 6.")] = 600,
-    seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
+    size: TileSize = 600,
+    seed: WorldSeed = 0,
 ) -> None:
     """Generate a small world to try things out: scenes of two years, PRODES polygons, protected areas, a catalogue."""
     from shoal_earth.deforestation.synthetic import make_deforestation_world

@@ -9,6 +9,24 @@ from typing import Annotated
 import typer
 
 from shoal.errors import UsageError
+from shoal_earth.options import (
+    Accumulate,
+    BatchSize,
+    Chips,
+    ChipSize,
+    Device,
+    Epochs,
+    EvaluateEvery,
+    ImageBands,
+    MaxDetections,
+    Out,
+    Precision,
+    Split,
+    TrainingSeed,
+    WindowOverlap,
+    Windows,
+    Workers,
+)
 
 __all__ = ["app"]
 
@@ -16,11 +34,6 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Detect objects in overhead images: published datasets to chips, models, scores and maps.",
 )
-
-Out = Annotated[Path | None, typer.Option(help="Folder for the output; inside a Shoal task its own by default.")]
-Chips = Annotated[Path, typer.Option(help="Folder of chips, as prepare writes it.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Precision = Annotated[str, typer.Option(help="fp32, bf16 or fp16.")]
 
 
 @app.command("fetch")
@@ -62,7 +75,7 @@ def prepare_command(
     dataset: Annotated[str, typer.Option(help="Format: dota, xview, rareplanes, coco, voc or csv.")],
     source: Annotated[Path, typer.Option(help="Folder of the dataset as published.")],
     out: Out = None,
-    size: Annotated[int, typer.Option(help="Pixels on a side of a chip.")] = 512,
+    size: ChipSize = 512,
     overlap: Annotated[
         int | None, typer.Option(help="Pixels that neighbours share; by default an eighth of the size.")
     ] = None,
@@ -77,25 +90,21 @@ def prepare_command(
     ] = "0.7,0.15,0.15",
     seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
     classes: Annotated[str | None, typer.Option(help="Classes to take, separated by commas; all by default.")] = None,
-    bands: Annotated[str | None, typer.Option(help="One band or three, such as 5,3,2; colours by default.")] = None,
+    bands: ImageBands = None,
 ) -> None:
     """Bring a published dataset into chips. Says what it found, skipped and why, and writes that to findings.json."""
     from shoal_earth.detection.chips import rules_from
     from shoal_earth.detection.prepare import prepare
     from shoal_earth.detection.splits import SplitRules
+    from shoal_earth.rasters.split import parse_shares
     from shoal_earth.session import current_task
 
     given = split == "given"
-    shares = _numbers("0.7,0.15,0.15" if given else split, "--split")
-    if len(shares) != 3:
-        raise UsageError(f'--split needs three numbers such as 0.7,0.15,0.15, or "given", not "{split}"')
-    chosen = [int(number) for number in _numbers(bands, "--bands")] if bands else None
-    if chosen is not None and len(chosen) not in (1, 3):
-        raise UsageError(f'--bands needs one number or three, such as 5,3,2, not "{bands}"')
+    shares = parse_shares("0.7,0.15,0.15" if given else split, "--split")
     rules = rules_from(
         size,
         overlap,
-        chosen,
+        _bands(bands),
         min_visible=min_visible,
         clear_visible=clear_visible,
         min_side=min_side,
@@ -108,7 +117,7 @@ def prepare_command(
         source,
         Path(task.out),
         rules,
-        SplitRules((shares[0], shares[1], shares[2]), seed, given),
+        SplitRules(shares, seed, given),
         only=only,
     )
     for line in made.lines:
@@ -123,6 +132,13 @@ def _numbers(text: str, option: str) -> list[float]:
         raise UsageError(f'{option} needs numbers separated by commas, not "{text}"') from None
 
 
+def _bands(text: str | None) -> list[int] | None:
+    chosen = [int(number) for number in _numbers(text, "--bands")] if text else None
+    if chosen is not None and len(chosen) not in (1, 3):
+        raise UsageError(f'--bands needs one number or three, such as 5,3,2, not "{text}"')
+    return chosen
+
+
 @app.command("train")
 def train_command(
     chips: Chips,
@@ -132,10 +148,10 @@ def train_command(
     dataset: Annotated[
         str | None, typer.Option(help="rareplanes, dota or xview, where the published recipes differ.")
     ] = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the training chips.")] = 300,
+    epochs: Epochs = 300,
     batch_size: Annotated[int | None, typer.Option(help="Chips a step, for each process; by the recipe.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate; by the recipe.")] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same numbers (on a CPU).")] = 0,
+    seed: TrainingSeed = 0,
     pretrained: Annotated[
         str | None,
         typer.Option(
@@ -147,13 +163,13 @@ def train_command(
         str | None, typer.Option(help="none, flips, jitter, ssd or mosaic (with MixUp); by the recipe.")
     ] = None,
     keep_empty: Annotated[bool, typer.Option(help="Train on chips without an object too.")] = False,
-    accumulate: Annotated[int, typer.Option(help="Batches that make one step.")] = 1,
+    accumulate: Accumulate = 1,
     clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient; by the recipe.")] = None,
     ema: Annotated[float | None, typer.Option(help="Decay of a moving average of the weights; by the recipe.")] = None,
     precision: Precision = "fp32",
-    workers: Annotated[int, typer.Option(help="Processes that read chips ahead.")] = 0,
-    evaluate_every: Annotated[int, typer.Option(help="Epochs between two evaluations.")] = 1,
-    max_detections: Annotated[int, typer.Option(help="Detections counted in an image.")] = 100,
+    workers: Workers = 0,
+    evaluate_every: EvaluateEvery = 1,
+    max_detections: MaxDetections = 100,
     device: Device = "auto",
 ) -> None:
     """Train a detector on chips; with torchrun on several GPUs. A new start goes on where the last one stopped."""
@@ -190,10 +206,10 @@ def score_command(
     chips: Chips,
     checkpoint: Annotated[Path, typer.Option(help="best.pt or last.pt of a training, or its folder.")],
     out: Out = None,
-    split: Annotated[str, typer.Option(help="Which chips: train, val or test.")] = "test",
-    batch_size: Annotated[int, typer.Option(help="Chips at once.")] = 8,
+    split: Split = "test",
+    batch_size: BatchSize = 8,
     precision: Precision = "fp32",
-    max_detections: Annotated[int, typer.Option(help="Detections counted in an image.")] = 100,
+    max_detections: MaxDetections = 100,
     pictures: Annotated[int, typer.Option(help="How many chips to draw that every model shows.")] = 3,
     device: Device = "auto",
 ) -> None:
@@ -220,11 +236,11 @@ def predict_command(
     model: Annotated[Path, typer.Option(help="A checkpoint, or the folder of a finished training.")],
     image: Annotated[list[Path], typer.Option(help="Image, or folder of images; give the option again for more.")],
     out: Annotated[Path, typer.Option(help="Folder for detections.json and the maps.")],
-    overlap: Annotated[float, typer.Option(help="Share of a window that neighbours share.")] = 0.25,
-    batch_size: Annotated[int, typer.Option(help="Windows at once.")] = 8,
+    overlap: WindowOverlap = 0.25,
+    batch_size: Windows = 8,
     min_score: Annotated[float, typer.Option(help="Lower-scoring objects are left out.")] = 0.3,
     iou: Annotated[float, typer.Option(help="Boxes of one class that overlap more are one object.")] = 0.5,
-    bands: Annotated[str | None, typer.Option(help="One band or three, such as 5,3,2; colours by default.")] = None,
+    bands: ImageBands = None,
     scale: Annotated[
         str | None, typer.Option(help="Pixel values that become black and white, such as 200,3000; by the image.")
     ] = None,
@@ -234,7 +250,6 @@ def predict_command(
     """Find objects in whole images of any size: COCO JSON, and GeoPackage and GeoJSON for those with a place on earth."""
     from shoal_earth.detection.mapping import detect_images
 
-    chosen = [int(number) for number in _numbers(bands, "--bands")] if bands else None
     values = _numbers(scale, "--scale") if scale else None
     if values is not None and (len(values) != 2 or values[0] >= values[1]):
         raise UsageError(f'--scale needs two rising numbers such as 200,3000, not "{scale}"')
@@ -246,7 +261,7 @@ def predict_command(
         batch_size=batch_size,
         min_score=min_score,
         iou=iou,
-        bands=chosen,
+        bands=_bands(bands),
         scale=(values[0], values[1]) if values else None,
         precision=precision,
         device=device,
@@ -262,8 +277,8 @@ def evaluate_command(
     chips: Annotated[Path | None, typer.Option(help="Folder of chips with the truth.")] = None,
     truth: Annotated[Path | None, typer.Option(help="Or the truth as COCO JSON.")] = None,
     out: Out = None,
-    split: Annotated[str, typer.Option(help="Which chips: train, val or test.")] = "test",
-    max_detections: Annotated[int, typer.Option(help="Detections counted in an image.")] = 100,
+    split: Split = "test",
+    max_detections: MaxDetections = 100,
 ) -> None:
     """Score predictions: COCO AP and AR, by class and size, F1 at the best threshold, precision-recall curves."""
     from shoal_earth.detection.evaluate import evaluate, load_predictions, truth_from_chips, write_scores

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from shoal_earth.detection.evaluate import evaluate, truth_from_chips
 from shoal_earth.detection.inference import detect
 from shoal_earth.detection.models import Recipe, build_detector, recipe
 from shoal_earth.session import current_task
-from shoal_earth.training.data import Batches
 from shoal_earth.training.distributed import Ranks, ranks, seed_everything
-from shoal_earth.training.loop import Fit, Loop
+from shoal_earth.training.loop import Fit
+from shoal_earth.training.settings import TrainingSettings
 
 __all__ = ["TrainSettings", "evaluate_split", "train"]
 
@@ -25,32 +25,24 @@ _KEPT = ("ap", "ap50", "ap75", "f1")
 
 
 @dataclass(frozen=True)
-class TrainSettings:
+class TrainSettings(TrainingSettings):
     """What to train and how; the names are those of the command line. None takes what the detector's recipe says."""
 
     model: str
     size: str = "published"
     dataset: str | None = None
-    epochs: int = 300
+    epochs: int = field(default=300, kw_only=True)
     batch_size: int | None = None
     lr: float | None = None
-    seed: int = 0
     pretrained: str | None = None
     augment: str | None = None
     keep_empty: bool = False
-    accumulate: int = 1
-    clip: float | None = None
-    ema: float | None = None
-    precision: str = "fp32"
-    workers: int = 0
-    evaluate_every: int = 1
     max_detections: int = 100
-    device: str = "auto"
 
     def recipe(self) -> Recipe:
-        """The detector's recipe with what these settings change."""
+        """The detector's recipe with the learning rate, batch size and augmentation of these settings, where they have such."""
         known = recipe(self.model, self.dataset, size=self.size)
-        names = ("lr", "batch_size", "augment", "clip", "ema")
+        names = ("lr", "batch_size", "augment")
         changes: dict[str, Any] = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
         return replace(known, **changes)
 
@@ -87,17 +79,7 @@ def train(chips: Path, out: Path | None, settings: TrainSettings) -> dict[str, A
             image_size=examples.size,
             pretrained=settings.pretrained,
         ).to(here.device)
-        batches = Batches(
-            examples,
-            how.batch_size,
-            settings.seed,
-            accumulate=settings.accumulate,
-            rank=here.rank,
-            world=here.world,
-            workers=settings.workers,
-            collate=collate,
-            pin=here.device.type == "cuda",
-        )
+        batches = settings.batches(examples, how.batch_size, here, collate=collate)
         truth = truth_from_chips(chips, "val")
 
         def losses(net: nn.Module, batch: Any) -> Mapping[str, torch.Tensor]:
@@ -126,16 +108,7 @@ def train(chips: Path, out: Path | None, settings: TrainSettings) -> dict[str, A
             batches,
             losses,
             score,
-            config=Loop(
-                epochs=settings.epochs,
-                monitor="val/ap",
-                seed=settings.seed,
-                precision=settings.precision,
-                clip=how.clip,
-                ema=how.ema,
-                evaluate_every=settings.evaluate_every,
-                channels_last=True,
-            ),
+            config=settings.loop("val/ap", clip=how.clip, ema=how.ema),
             ranks=here,
             task=task,
             checkpoints=Path(task.checkpoints),
@@ -148,12 +121,7 @@ def train(chips: Path, out: Path | None, settings: TrainSettings) -> dict[str, A
                 "dataset": str(examples.chips.index["dataset"]),
             },
         )
-        best = fit.run()
-        fit.publish(Path(task.out))
-        if here.main and best:
-            task.log({"best/step": best["step"], f"best/{best['metric']}": best["value"]})
-        here.barrier()
-    return best
+        return fit.complete(Path(task.out))
 
 
 def evaluate_split(

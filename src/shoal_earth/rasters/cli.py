@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from shoal.errors import UsageError
+from shoal_earth.options import Catalogue, Cloud, Collections, MaxCloud, MaxNodata, TileSize, Unclassified, WorldSeed
 
 __all__ = ["app"]
 
@@ -53,24 +54,22 @@ def info_command(
 @app.command("search")
 def search_command(
     out: Annotated[Path, typer.Option(help="GeoJSON file for the items found.")],
-    catalogue: Annotated[
-        str, typer.Option(help="earth-search, planetary-computer, copernicus, or a URL or path of a STAC catalogue.")
-    ] = "earth-search",
+    catalogue: Catalogue = "earth-search",
     area: Annotated[str | None, typer.Option(help="west,south,east,north in degrees, or a vector file.")] = None,
     dates: Annotated[
         str | None, typer.Option(help="First and last day: 2019-05-01/2019-10-31; either may be missing.")
     ] = None,
-    cloud: Annotated[float | None, typer.Option(help="Largest cloud cover in percent.")] = None,
-    collection: Annotated[list[str] | None, typer.Option(help="Collection; give it again for more.")] = None,
+    cloud: Cloud = None,
+    collection: Collections = None,
     tile: Annotated[list[str] | None, typer.Option(help="Tile such as 35MNM; give it again for more.")] = None,
     limit: Annotated[int, typer.Option(help="Most items.")] = 10_000,
 ) -> None:
     """Find scenes in a catalogue."""
     from shoal_earth.rasters.items import item_tile
-    from shoal_earth.rasters.stac import CATALOGUES, Query, read_area, save_items, search
+    from shoal_earth.rasters.stac import Query, collections_of, read_area, save_items, search
 
     first, last = _dates(dates)
-    collections = tuple(collection or (["sentinel-2-l2a"] if catalogue in CATALOGUES else []))
+    collections = collections_of(catalogue, collection)
     query = Query(read_area(area) if area else None, first, last, cloud, collections, tuple(tile or ()), limit)
     items = search(catalogue, query)
     save_items(items, out)
@@ -127,9 +126,9 @@ def fetch_command(
 def filter_command(
     scenes: Scenes,
     out: Annotated[Path, typer.Option(help="CSV file for the figures and verdicts.")],
-    max_nodata: Annotated[float, typer.Option(help="Largest share without data.")] = 0.8,
-    max_cloud: Annotated[float, typer.Option(help="Largest share of cloud among valid pixels.")] = 0.25,
-    unclassified: Annotated[bool, typer.Option(help="Keep scenes whose clouds cannot be told.")] = False,
+    max_nodata: MaxNodata = 0.8,
+    max_cloud: MaxCloud = 0.25,
+    unclassified: Unclassified = False,
 ) -> None:
     """Measure scenes and drop those with too little to see."""
     from shoal_earth.rasters.filters import Rules, sift
@@ -179,8 +178,8 @@ def contact_sheet_command(
 def synthetic_command(
     out: Annotated[Path, typer.Argument(help="Folder for the world.")],
     tiles: Annotated[int, typer.Option(help="How many, at most 8.")] = 2,
-    size: Annotated[int, typer.Option(help="Side of a tile in pixels of 10 m, a multiple of 6.")] = 240,
-    seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
+    size: TileSize = 240,
+    seed: WorldSeed = 0,
     image: Annotated[str, typer.Option(help="jp2 or tif.")] = "jp2",
 ) -> None:
     """Generate a small synthetic world: scenes, fires, clearings and their catalogue."""

@@ -40,6 +40,14 @@ class Cut:
     skipped: Counter[str]
     splits: dict[str, str]
 
+    def lines(self, *, groups: bool = False) -> list[str]:
+        """This in words: a line a split, with its groups if asked for, and a line a reason to skip chips."""
+        found = []
+        for split, count in sorted(self.chips.items()):
+            names = sorted(group for group, given in self.splits.items() if given == split) if groups else []
+            found.append(f"{split}: {count} chips" + (f" of {', '.join(names)}" if names else ""))
+        return found + [f"skipped: {count} chips with {why}" for why, count in sorted(self.skipped.items())]
+
 
 def cut_layers(
     layers: Sequence[Layer],

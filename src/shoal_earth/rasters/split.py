@@ -66,8 +66,8 @@ def deal(weights: Mapping[str, float], shares: Sequence[float], seed: int) -> di
     return given
 
 
-def parse_shares(text: str) -> tuple[float, float, float]:
-    """Shares of training, validation and test from ``0.6,0.2,0.2``.
+def parse_shares(text: str, option: str = "--shares") -> tuple[float, float, float]:
+    """Shares of training, validation and test from ``0.6,0.2,0.2``, as an option of the command line gives them.
 
     Raises:
         UsageError: these are not three numbers, or training gets nothing.
@@ -75,7 +75,7 @@ def parse_shares(text: str) -> tuple[float, float, float]:
     try:
         one, two, three = (float(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(f'--shares needs three numbers such as 0.6,0.2,0.2, not "{text}"') from None
+        raise UsageError(f'{option} needs three numbers such as 0.6,0.2,0.2, not "{text}"') from None
     if min(one, two, three) < 0 or one <= 0:
         raise UsageError("the split needs three shares (training, validation, test), and training must have one")
     return one, two, three

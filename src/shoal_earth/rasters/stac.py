@@ -15,7 +15,17 @@ from shoal.errors import ShoalError, UsageError
 from shoal_earth.rasters.items import item_tile, item_time
 from shoal_earth.rasters.output import write_text
 
-__all__ = ["CATALOGUES", "CatalogueError", "Query", "batch", "load_items", "read_area", "save_items", "search"]
+__all__ = [
+    "CATALOGUES",
+    "CatalogueError",
+    "Query",
+    "batch",
+    "collections_of",
+    "load_items",
+    "read_area",
+    "save_items",
+    "search",
+]
 
 CATALOGUES = {
     "earth-search": "https://earth-search.aws.element84.com/v1",
@@ -61,6 +71,11 @@ class Query:
             )
         if self.cloud is not None and not 0 <= self.cloud <= 100:
             raise UsageError(f"cloud cover is in percent, from 0 to 100, not {self.cloud:g}")
+
+
+def collections_of(catalogue: str, asked: Sequence[str] | None = None) -> tuple[str, ...]:
+    """The collections to look in: those asked for; else Sentinel-2 L2A of a well-known catalogue, all of any other."""
+    return tuple(asked or (["sentinel-2-l2a"] if catalogue in CATALOGUES else []))
 
 
 def read_area(text: str) -> Any:

@@ -7,15 +7,25 @@ from typing import Annotated
 
 import typer
 
-from shoal.errors import UsageError
+from shoal_earth.options import (
+    Accumulate,
+    BatchSize,
+    Chips,
+    ChipSize,
+    Device,
+    Epochs,
+    EvaluateEvery,
+    Out,
+    Precision,
+    Shares,
+    Split,
+    TrainingSeed,
+    Workers,
+)
 
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Segment scenes: polygons to chips, chips to models, models to scores.")
-
-Out = Annotated[Path | None, typer.Option(help="Folder for the output; inside a Shoal task its own by default.")]
-Chips = Annotated[Path, typer.Option(help="Folder of chips.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 
 @app.command("chips")
@@ -25,14 +35,14 @@ def chips_command(
         list[Path], typer.Option(help="Vector file with the polygons; give the option again for more.")
     ],
     out: Out = None,
-    size: Annotated[int, typer.Option(help="Pixels on a side of a chip.")] = 256,
+    size: ChipSize = 256,
     stride: Annotated[
         int | None, typer.Option(help="Pixels from one training chip to the next; by default the size.")
     ] = None,
     resolution: Annotated[
         float | None, typer.Option(help="Resample to pixels of this size, in units of the CRS.")
     ] = None,
-    split: Annotated[str, typer.Option(help="Shares of training, validation and test.")] = "0.6,0.15,0.25",
+    split: Shares = "0.6,0.15,0.25",
     region: Annotated[int, typer.Option(help="Side of the regions dealt to the splits, in chips.")] = 1,
     seed: Annotated[int, typer.Option(help="Of that deal.")] = 0,
     min_valid: Annotated[float, typer.Option(help="Smallest share of valid pixels in a chip.")] = 0.5,
@@ -41,14 +51,10 @@ def chips_command(
 ) -> None:
     """Cut chips from scenes, label them with polygons, split them by region."""
     from shoal_earth.rasters.chips import ChipRules, make_chips
+    from shoal_earth.rasters.split import parse_shares
     from shoal_earth.session import current_task
 
-    try:
-        shares = tuple(float(part) for part in split.split(","))
-    except ValueError:
-        shares = ()
-    if len(shares) != 3:
-        raise UsageError(f'--split needs three numbers such as 0.6,0.15,0.25, not "{split}"')
+    shares = parse_shares(split, "--split")
     rules = ChipRules(size, stride or size, resolution, shares, region, seed, min_valid, keep_empty, name)
     task = current_task(out)
     made = make_chips(raster, polygons, Path(task.out), rules)
@@ -84,9 +90,9 @@ def train_command(
     depth: Annotated[int | None, typer.Option(help="Stages of the encoder.")] = None,
     width: Annotated[int | None, typer.Option(help="Channels of the decoder at its widest.")] = None,
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-3,
-    epochs: Annotated[int, typer.Option(help="Passes over the training chips.")] = 50,
+    epochs: Epochs = 50,
     batch_size: Annotated[int, typer.Option(help="Chips a step, for each process.")] = 8,
-    seed: Annotated[int, typer.Option(help="Same seed, same numbers (on a CPU).")] = 0,
+    seed: TrainingSeed = 0,
     loss: Annotated[str, typer.Option(help="ce, dice, focal, lovasz, miou, or a sum such as ce+dice.")] = "ce+dice",
     optimizer: Annotated[str, typer.Option(help="adam, adamw, sgd or lamb.")] = "adamw",
     weight_decay: Annotated[float, typer.Option(help="Of weights, not of norms and biases.")] = 0.01,
@@ -100,12 +106,12 @@ def train_command(
     augment: Annotated[
         str, typer.Option(help="none, turns (0, 90, 180 degrees), flips, or full (with brightness and contrast).")
     ] = "flips",
-    accumulate: Annotated[int, typer.Option(help="Batches that make one step.")] = 1,
+    accumulate: Accumulate = 1,
     clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
     ema: Annotated[float | None, typer.Option(help="Decay of a moving average of the weights.")] = None,
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
-    workers: Annotated[int, typer.Option(help="Processes that read chips ahead.")] = 0,
-    evaluate_every: Annotated[int, typer.Option(help="Epochs between two evaluations.")] = 1,
+    precision: Precision = "fp32",
+    workers: Workers = 0,
+    evaluate_every: EvaluateEvery = 1,
     device: Device = "auto",
 ) -> None:
     """Train a model on chips; with torchrun on several GPUs. A new start goes on where the last one stopped."""
@@ -164,8 +170,8 @@ def score_command(
     chips: Chips,
     checkpoint: Annotated[Path, typer.Option(help="best.pt or last.pt of a training.")],
     out: Out = None,
-    split: Annotated[str, typer.Option(help="Which chips: train, val or test.")] = "test",
-    batch_size: Annotated[int, typer.Option(help="Chips at once.")] = 16,
+    split: Split = "test",
+    batch_size: BatchSize = 16,
     pictures: Annotated[int, typer.Option(help="How many chips to draw.")] = 6,
     device: Device = "auto",
 ) -> None:

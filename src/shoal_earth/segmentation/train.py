@@ -16,24 +16,22 @@ from shoal_earth.segmentation.losses import build_loss
 from shoal_earth.segmentation.metrics import confusion, scores
 from shoal_earth.segmentation.models import build_model
 from shoal_earth.session import current_task
-from shoal_earth.training.data import Batches
 from shoal_earth.training.distributed import Ranks, ranks, seed_everything
-from shoal_earth.training.loop import Fit, Loop, to_device
+from shoal_earth.training.loop import Fit, to_device
 from shoal_earth.training.optim import Schedule, build_optimizer
+from shoal_earth.training.settings import TrainingSettings
 
 __all__ = ["TrainSettings", "evaluate_split", "train"]
 
 
 @dataclass(frozen=True)
-class TrainSettings:
+class TrainSettings(TrainingSettings):
     """What to train and how; the names are those of the command line."""
 
     model: str
     lr: float
-    epochs: int
     batch_size: int
     encoder: str | None = None
-    seed: int = 0
     weights: str | None = None
     depth: int | None = None
     width: int | None = None
@@ -46,13 +44,6 @@ class TrainSettings:
     best_by: str = "val/iou"
     warmup: float = 0.0
     augment: str = "flips"
-    accumulate: int = 1
-    clip: float | None = None
-    ema: float | None = None
-    precision: str = "fp32"
-    workers: int = 0
-    evaluate_every: int = 1
-    device: str = "auto"
 
 
 def train(chips: Path, out: Path | None, settings: TrainSettings) -> dict[str, Any]:
@@ -94,16 +85,7 @@ def train(chips: Path, out: Path | None, settings: TrainSettings) -> dict[str, A
             width=settings.width,
         ).to(here.device)
         loss = build_loss(settings.loss)
-        batches = Batches(
-            examples,
-            settings.batch_size,
-            settings.seed,
-            accumulate=settings.accumulate,
-            rank=here.rank,
-            world=here.world,
-            workers=settings.workers,
-            pin=here.device.type == "cuda",
-        )
+        batches = settings.batches(examples, settings.batch_size, here)
 
         def losses(net: nn.Module, batch: Any) -> Mapping[str, torch.Tensor]:
             images, labels = batch
@@ -119,17 +101,7 @@ def train(chips: Path, out: Path | None, settings: TrainSettings) -> dict[str, A
             batches,
             losses,
             evaluate,
-            config=Loop(
-                epochs=settings.epochs,
-                monitor=settings.best_by,
-                goal="min" if settings.best_by.endswith("loss") else "max",
-                seed=settings.seed,
-                precision=settings.precision,
-                clip=settings.clip,
-                ema=settings.ema,
-                evaluate_every=settings.evaluate_every,
-                channels_last=True,
-            ),
+            config=settings.loop(settings.best_by, "min" if settings.best_by.endswith("loss") else "max"),
             ranks=here,
             task=task,
             checkpoints=Path(task.checkpoints),
@@ -143,12 +115,7 @@ def train(chips: Path, out: Path | None, settings: TrainSettings) -> dict[str, A
                 **{key: examples.index[key] for key in ("composite", "step", "normalise") if key in examples.index},
             },
         )
-        best = fit.run()
-        fit.publish(Path(task.out))
-        if here.main and best:
-            task.log({"best/step": best["step"], f"best/{best['metric']}": best["value"]})
-        here.barrier()
-    return best
+        return fit.complete(Path(task.out))
 
 
 def _schedule(settings: TrainSettings, per_epoch: int) -> Schedule:
