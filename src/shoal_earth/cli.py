@@ -35,6 +35,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Remote-sensing applications on Shoal: from scenes and polygons to trained, tested models.",
 )
 for _name, _group in GROUPS.items():

@@ -34,7 +34,7 @@ def predict_command(
     skip_hidden: Annotated[bool, typer.Option(help="Judge nothing under cloud or shadow.")] = False,
     device: Device = "auto",
 ) -> None:
-    """Map a whole scene with a trained model: GeoTIFFs of classes and probability, and polygons with hectares.
+    """Map a whole scene with a trained model. Writes GeoTIFFs of classes and probability, and polygons with hectares.
 
     A detector gives the objects that it finds instead, as detection predict does.
     """

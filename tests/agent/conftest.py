@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,29 +96,6 @@ class TaskFolder:
 
     def log(self, number: int = 1) -> str:
         return (self.attempt(number) / "log.txt").read_text()
-
-
-def until(check: Callable[[], Any], seconds: float = 20) -> Any:
-    """Wait until ``check`` gives something true, and return that."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := check():
-            return found
-        time.sleep(0.01)
-    raise AssertionError(f"did not come true in {seconds} s")
-
-
-def gone(pid: int) -> bool:
-    """Whether a process has ended (a zombie has)."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        return Path("/proc").is_dir() and not Path(f"/proc/{pid}").exists()
-    return state in "ZX"
 
 
 @pytest.fixture

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from needs import require
+from processes import gone, until
 from shoal.agent.agent import cgroup_dirs
 
-from .conftest import AGENT, TaskFolder, gone, until
+from .conftest import AGENT, TaskFolder
 
 PYTHONS = [sys.executable] + [
     str(path) for path in sorted(Path(sys.base_prefix).parent.glob("3.8*/bin/python3")) if path.exists()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
+import typer.testing
+
+from processes import until
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -205,12 +209,12 @@ def test_a_second_runner_is_told_who_holds_the_study_and_stop_ends_it(shoal: Run
     (folder / "s.yaml").write_text("study: long\nsteps: {a: {matrix: {x: [1, 2]}, run: 'echo {x}; sleep 60'}}")
     runner = subprocess.Popen([sys.executable, "-m", "shoal", "run", "s.yaml"], cwd=folder, stderr=subprocess.PIPE)
     try:
-        wait_for(lambda: len(running(shoal)) == 2 or (os.cpu_count() == 1 and len(running(shoal)) == 1))
+        until(lambda: len(running(shoal)) == 2 or (os.cpu_count() == 1 and len(running(shoal)) == 1))
         held = shoal("run", "s.yaml", code=4)
         assert f"process {runner.pid}" in held.stderr
         task = running(shoal)[0]
         shoal("stop", "s.yaml", task)
-        wait_for(lambda: task not in running(shoal))
+        until(lambda: task not in running(shoal))
         shoal("stop", "s.yaml")
         assert runner.wait(timeout=30) == 130
     finally:
@@ -222,7 +226,7 @@ def test_a_second_runner_is_told_who_holds_the_study_and_stop_ends_it(shoal: Run
 def test_tasks_outlive_their_runner_and_are_adopted(shoal: Run, folder: Path) -> None:
     (folder / "s.yaml").write_text("study: long\nsteps: {a: {matrix: {x: [1]}, run: 'sleep 8; echo done {x}'}}")
     runner = subprocess.Popen([sys.executable, "-m", "shoal", "run", "s.yaml"], cwd=folder, stderr=subprocess.PIPE)
-    wait_for(lambda: len(running(shoal)) == 1)
+    until(lambda: len(running(shoal)) == 1)
     runner.send_signal(signal.SIGHUP)  # what a closing terminal sends
     _, said = runner.communicate(timeout=20)
     assert b"go on running" in said
@@ -234,7 +238,7 @@ def test_tasks_outlive_their_runner_and_are_adopted(shoal: Run, folder: Path) ->
         cwd=folder,
         stderr=subprocess.PIPE,
     )
-    wait_for(lambda: len(running(shoal)) == 1)
+    until(lambda: len(running(shoal)) == 1)
     runner.kill()
     runner.wait()
     assert "1 running tasks stopped" in shoal("stop", "s.yaml").stdout
@@ -247,19 +251,12 @@ def running(shoal: Run) -> list[str]:
     return [task["id"] for task in tasks if task["state"] == "running"]
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)
-
-
 def test_ctrl_c_drains_first_and_stops_then(shoal: Run, folder: Path) -> None:
     (folder / "s.yaml").write_text("study: d\nsteps: {a: {matrix: {x: [1, 2, 3]}, run: 'sleep {x}.5; echo {x}'}}")
     runner = subprocess.Popen(
         [sys.executable, "-m", "shoal", "run", "s.yaml", "-j", "1"], cwd=folder, stderr=subprocess.PIPE, text=True
     )
-    wait_for(lambda: len(running(shoal)) == 1)
+    until(lambda: len(running(shoal)) == 1)
     runner.send_signal(signal.SIGINT)
     _, said = runner.communicate(timeout=20)
     assert runner.returncode == 130
@@ -359,7 +356,7 @@ def test_code_that_a_study_names_is_run_as_it_was_when_the_run_began(shoal: Run,
         "study: c\nsteps: {a: {run: sleep 4}, b: {needs: a, code: lib, run: sh lib/say.sh}}\n"
     )
     runner = subprocess.Popen([sys.executable, "-m", "shoal", "run", "s.yaml"], cwd=folder, stderr=subprocess.DEVNULL)
-    wait_for(lambda: len(running(shoal)) == 1)
+    until(lambda: len(running(shoal)) == 1)
     (folder / "lib" / "say.sh").write_text("echo second")
     assert runner.wait(timeout=60) == 0
     assert shoal("logs", "s.yaml", "b").stdout == "first\n"
@@ -381,7 +378,7 @@ steps:
         [sys.executable, "-m", "shoal", "run", "s.yaml"], cwd=folder, stderr=subprocess.PIPE, text=True
     )
     try:
-        wait_for(lambda: "failed" in states(shoal)["a"])
+        until(lambda: "failed" in states(shoal)["a"])
         (folder / "mended").touch()
         assert "asked its runner to try 1 tasks again" in shoal("retry", "s.yaml").stdout
         _, said = runner.communicate(timeout=60)
@@ -390,3 +387,31 @@ steps:
         runner.wait()
     assert runner.returncode == 0, said
     assert "4 of 4 tasks done" in said
+
+
+def commands(app: Any) -> list[tuple[str, Any]]:
+    """All commands of a command line, with their groups, by the words that call them."""
+    found = []
+
+    def walk(command: Any, words: str) -> None:
+        found.append((words, command))
+        for name, below in getattr(command, "commands", {}).items():
+            walk(below, f"{words} {name}")
+
+    walk(typer.main.get_command(app), "")
+    return found
+
+
+@pytest.mark.parametrize("module", ["shoal.cli", "shoal_earth.cli"])
+def test_help_says_in_one_whole_line_what_each_command_does(module: str) -> None:
+    every = commands(importlib.import_module(module).app)
+    assert len(every) > 10
+    for words, command in every:
+        lists = [name for name, below in getattr(command, "commands", {}).items() if not below.hidden]
+        said = typer.testing.CliRunner().invoke(
+            importlib.import_module(module).app, [*words.split(), "-h"], terminal_width=80
+        )
+        assert said.exit_code == 0, words
+        shown = said.output.partition("\nCommands:\n")[2].splitlines()
+        assert [line.split()[0] for line in shown if line.strip()] == lists, words
+        assert not [line for line in shown if line.endswith("...")], words

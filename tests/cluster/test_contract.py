@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from executors.suite import SRC, Bench, Concurrent, until
+from executors.suite import SRC, Bench, Concurrent
+from processes import until
 from shoal.agent import agent
 from shoal.clusters import parse_cluster
 from shoal.executors import AttemptKey, AttemptSpec, Executor

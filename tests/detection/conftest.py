@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import rasterio
 from PIL import Image
-from rasterio.transform import from_origin
+
+from geotiff import write_geotiff
 
 
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def cli(cli: Callable[..., tuple[int, str, str]]) -> Callable[..., tuple[int, str, str]]:
     """Run ``shoal-earth detection`` here: exit code, standard output, standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        from shoal_earth.cli import main
-
-        monkeypatch.delenv("SHOAL_SPEC", raising=False)
-        monkeypatch.setattr(sys, "argv", ["shoal-earth", "detection", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+    return functools.partial(cli, "detection")
 
 
 def write_png(path: Path, width: int = 64, height: int = 48, mode: str = "RGB", seed: int = 0) -> Path:
@@ -48,21 +34,9 @@ def write_png(path: Path, width: int = 64, height: int = 48, mode: str = "RGB", 
     return path
 
 
-def write_tif(path: Path, values: np.ndarray, *, crs: str | None = "EPSG:32617", **profile: Any) -> Path:
+def write_tif(path: Path, values: np.ndarray, **more: Any) -> Path:
     """Bands (n, height, width) as a GeoTIFF of half-metre pixels."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    profile = {
-        "driver": "GTiff",
-        "count": values.shape[0],
-        "height": values.shape[1],
-        "width": values.shape[2],
-        "dtype": values.dtype.name,
-        "transform": from_origin(400_000, 3_000_000, 0.5, 0.5),
-        **profile,
-    }
-    with rasterio.open(path, "w", **profile, **({"crs": crs} if crs else {})) as file:
-        file.write(values)
-    return path
+    return write_geotiff(path, values, **{"crs": "EPSG:32617", "origin": (400_000, 3_000_000), "pixel": 0.5, **more})
 
 
 def write_dota(folder: Path, labels: dict[str, list[str]], **image: Any) -> Path:

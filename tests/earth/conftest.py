@@ -7,32 +7,14 @@ from pathlib import Path
 import geopandas
 import numpy as np
 import pytest
-import rasterio
 import torch
-from rasterio.transform import from_origin
 from shapely.geometry import Polygon, box
+
+from geotiff import write_geotiff
 
 torch.set_num_threads(1)
 
 QUICKSTART = Path(__file__).parents[2] / "studies" / "quickstart"
-
-
-def write_raster(
-    path: Path, values: np.ndarray, *, crs: str | None = "EPSG:32616", nodata: float | None = None
-) -> Path:
-    """Bands (n, height, width) as a GeoTIFF of 1 m pixels, upper left corner at (500000, 4000000)."""
-    profile = {
-        "driver": "GTiff",
-        "count": values.shape[0],
-        "height": values.shape[1],
-        "width": values.shape[2],
-        "dtype": values.dtype.name,
-        "transform": from_origin(500_000, 4_000_000, 1, 1),
-        "nodata": nodata,
-    }
-    with rasterio.open(path, "w", **profile, **({"crs": crs} if crs else {})) as file:
-        file.write(values)
-    return path
 
 
 def write_polygons(path: Path, shapes: list, crs: str | None = "EPSG:32616") -> Path:
@@ -41,7 +23,7 @@ def write_polygons(path: Path, shapes: list, crs: str | None = "EPSG:32616") -> 
 
 
 def square(row: int, column: int, side: int) -> Polygon:
-    """A square that covers whole pixels of a raster of :func:`write_raster`."""
+    """A square that covers whole pixels of a raster of :func:`write_geotiff` as it is by default."""
     left, top = 500_000 + column, 4_000_000 - row
     return box(left, top - side, left + side, top)
 
@@ -56,4 +38,4 @@ def scene(tmp_path: Path) -> tuple[Path, Path]:
         row, column, side = int(rng.integers(0, 84)), int(rng.integers(0, 116)), int(rng.integers(4, 12))
         values[:, row : row + side, column : column + side] += 600
         shapes.append(square(row, column, side))
-    return write_raster(tmp_path / "town.tif", values), write_polygons(tmp_path / "houses.gpkg", shapes)
+    return write_geotiff(tmp_path / "town.tif", values), write_polygons(tmp_path / "houses.gpkg", shapes)

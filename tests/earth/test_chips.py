@@ -15,6 +15,7 @@ from rasterio.features import rasterize
 from rasterio.transform import from_origin
 from shapely.geometry import GeometryCollection, LineString, MultiPolygon, Point, Polygon
 
+from geotiff import write_geotiff
 from shoal.errors import UsageError
 from shoal_earth.rasters.chips import ChipRules, make_chips
 from shoal_earth.rasters.labels import burn, read_polygons
@@ -23,7 +24,7 @@ from shoal_earth.rasters.split import assign
 from shoal_earth.rasters.statistics import BandStatistics, normalise
 from shoal_earth.rasters.strips import open_strips
 
-from .conftest import QUICKSTART, square, write_polygons, write_raster
+from .conftest import QUICKSTART, square, write_polygons
 
 RULES = ChipRules(size=16, stride=8)
 
@@ -132,7 +133,7 @@ def test_statistics_come_from_training_pixels_alone(tmp_path: Path, scene: tuple
         assert scale[band]["mean"] == pytest.approx(scaled.mean())
         assert scale[band]["std"] == pytest.approx(scaled.std())
     values[:, other] = 65_000
-    write_raster(tmp_path / "town.tif", values)
+    write_geotiff(tmp_path / "town.tif", values)
     make_chips([tmp_path / "town.tif"], [scene[1]], tmp_path / "b", RULES)
     with ShardReader(tmp_path / "b") as reader:
         assert reader.index["scale"] == scale
@@ -154,7 +155,7 @@ def test_statistics_of_floats_skip_what_is_not_finite() -> None:
 
 def test_resampling_takes_the_mean_of_the_pixels_below(tmp_path: Path) -> None:
     values = np.arange(64 * 64, dtype=np.float32).reshape(1, 64, 64)
-    path = write_raster(tmp_path / "ramp.tif", values)
+    path = write_geotiff(tmp_path / "ramp.tif", values)
     with open_strips(path, 2.0) as scene:
         got = np.concatenate([scene.rows(0, 10)[0], scene.rows(10, 32)[0]], 1)
         assert scene.resolution == 2
@@ -180,7 +181,7 @@ def test_broken_features_are_mended_or_skipped_and_counted(tmp_path: Path) -> No
     frame.to_file(tmp_path / "f.geojson", driver="GeoJSON")
     found = read_polygons(tmp_path / "f.geojson")
     assert (found.found, found.mended, found.empty, found.other) == (5, 1, 2, 1)
-    path = write_raster(tmp_path / "r.tif", np.ones((1, 64, 64), np.uint8))
+    path = write_geotiff(tmp_path / "r.tif", np.ones((1, 64, 64), np.uint8))
     with open_strips(path) as scene:
         mask, _ = burn([found], scene)
     # Both wings of the bow tie, 25 square metres each, give or take the pixels that its diagonals cut, and two squares.
@@ -193,7 +194,7 @@ def test_invalid_pixels_are_ignored_and_bad_chips_skipped(tmp_path: Path, scene:
     with rasterio.open(scene[0]) as source:
         values = source.read()
     values[:, 40:, :70] = 0
-    path = write_raster(tmp_path / "holes.tif", values, nodata=0)
+    path = write_geotiff(tmp_path / "holes.tif", values, nodata=0)
     made = make_chips([path], [scene[1]], tmp_path / "chips", RULES)
     assert made.counts["chips/skipped"] > 0
     assert "less than 50% valid" in made.lines[-1]
@@ -237,8 +238,8 @@ def bad(tmp_path: Path, scene: tuple[Path, Path]) -> dict[str, tuple[Path, Path]
     empty.write_text(json.dumps({"type": "FeatureCollection", "features": []}))
     far = write_polygons(tmp_path / "far.gpkg", [square(90_000, 0, 10)])
     points = write_polygons(tmp_path / "points.gpkg", [Point(500_001, 3_999_999)])
-    bare = write_raster(tmp_path / "bare.tif", np.ones((1, 64, 64), np.uint8), crs=None)
-    tiny = write_raster(tmp_path / "tiny.tif", np.ones((1, 12, 12), np.uint8))
+    bare = write_geotiff(tmp_path / "bare.tif", np.ones((1, 64, 64), np.uint8), crs=None)
+    tiny = write_geotiff(tmp_path / "tiny.tif", np.ones((1, 12, 12), np.uint8))
     return {
         "no such raster": (tmp_path / "nowhere.tif", polygons),
         "cannot be read as a raster": (junk, polygons),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
 from PIL import Image
-from rasterio.transform import from_origin
 
+from geotiff import write_geotiff
 from needs import require
 from shoal.errors import UsageError
 from shoal_earth.change.folders import FolderReader, convert, open_chips
@@ -29,12 +30,8 @@ def png(path: Path, values: np.ndarray) -> None:
     Image.fromarray(values).save(path)
 
 
-def tif(path: Path, values: np.ndarray, **profile: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shape = {"count": values.shape[0], "height": values.shape[1], "width": values.shape[2], "dtype": values.dtype.name}
-    place = {"crs": "EPSG:32610", "transform": from_origin(5e5, 4e6, 30, 30)}
-    with rasterio.open(path, "w", driver="GTiff", **{**shape, **place, **profile}) as file:
-        file.write(values)
+def tif(path: Path, values: np.ndarray, **more: Any) -> Path:
+    return write_geotiff(path, values, **{"crs": "EPSG:32610", "pixel": 30, **more})
 
 
 def levir(folder: Path, rng: np.random.Generator) -> Path:

@@ -127,7 +127,9 @@ def test_a_class_that_is_nowhere_counts_in_no_mean() -> None:
 @pytest.fixture(scope="module")
 def chips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Chips of a scene where bright squares are houses: anything that learns finds them."""
-    from .conftest import square, write_polygons, write_raster
+    from geotiff import write_geotiff
+
+    from .conftest import square, write_polygons
 
     folder = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(5)
@@ -137,7 +139,7 @@ def chips(tmp_path_factory: pytest.TempPathFactory) -> Path:
         row, column, side = int(rng.integers(0, 114)), int(rng.integers(0, 178)), int(rng.integers(6, 14))
         values[:, row : row + side, column : column + side] = rng.integers(700, 1000, (2, side, side))
         shapes.append(square(row, column, side))
-    raster, polygons = write_raster(folder / "town.tif", values), write_polygons(folder / "houses.gpkg", shapes)
+    raster, polygons = write_geotiff(folder / "town.tif", values), write_polygons(folder / "houses.gpkg", shapes)
     make_chips([raster], [polygons], folder / "chips", ChipRules(size=32, stride=16, foreground="house"))
     return folder / "chips"
 

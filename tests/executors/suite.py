@@ -14,32 +14,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from processes import gone, until
 from shoal.agent import agent
 from shoal.executors import AttemptKey, AttemptSpec, Ended, Executor, Failure, Resources, Started
 from shoal.failures import FailureClass
 
 SRC = Path(__file__).parents[2] / "src"
-
-
-def gone(pid: int) -> bool:
-    """Whether a process has ended, or can do nothing any more but wait to be buried."""
-    return agent.process_start(pid) is None
-
-
-def until(check: Callable[[], Any], seconds: float = 20) -> Any:
-    """Wait until ``check`` gives something true, and return that."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := check():
-            return found
-        time.sleep(0.01)
-    raise AssertionError(f"did not come true in {seconds} s")
 
 
 class Bench:

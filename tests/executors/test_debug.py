@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from processes import gone, until
 from shoal.executors import Ended, Executor, Resources
 from shoal.executors.debug import DebugExecutor
 from shoal.failures import FailureClass
 
-from .suite import SRC, Bench, ExecutorContract, gone, until
+from .suite import SRC, Bench, ExecutorContract
 
 
 class TestDebug(ExecutorContract):

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from processes import gone, until
 from shoal.agent import agent
 from shoal.errors import UsageError
 from shoal.executors import AttemptKey, Executor, Resources
 from shoal.executors.local import Gpu, LocalExecutor, count_cpus, find_gpus, find_memory
 from shoal.failures import FailureClass
 
-from .suite import Bench, Concurrent, gone, until
+from .suite import Bench, Concurrent
 
 GIB = 1 << 30
 

@@ -8,13 +8,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
-from rasterio.transform import from_origin
 from rasterio.windows import Window
 
+from geotiff import write_geotiff
 from shoal.errors import UsageError
 from shoal_earth.rasters.composites import COMPOSITES, composite, write_composite
 from shoal_earth.rasters.filters import Rules, measure, sift
@@ -26,14 +27,8 @@ from shoal_earth.rasters.statistics import normalise
 from shoal_earth.rasters.synthetic import World
 
 
-def raster(path: Path, values: np.ndarray, nodata: float | None = None, names: list[str] | None = None) -> Path:
-    profile = {"driver": "GTiff", "count": len(values), "height": values.shape[1], "width": values.shape[2]}
-    profile |= {"dtype": values.dtype.name, "crs": "EPSG:32720", "transform": from_origin(0, 0, 10, 10)}
-    with rasterio.open(path, "w", nodata=nodata, **profile) as file:
-        file.write(values)
-        for number, name in enumerate(names or [], 1):
-            file.set_band_description(number, name)
-    return path
+def raster(path: Path, values: np.ndarray, **more: Any) -> Path:
+    return write_geotiff(path, values, crs="EPSG:32720", origin=(0, 0), pixel=10, **more)
 
 
 def test_ndvi_of_a_known_pixel_by_hand(safes: dict[str, Path]) -> None:

@@ -153,7 +153,7 @@ def test_damaged_plan(tmp_path: Path, text: str, what: str) -> None:
 def test_where_there_is_no_study(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no study has been run here"):
         load(tmp_path)
-    with pytest.raises(UsageError, match="no such folder"):
+    with pytest.raises(UsageError, match="there is no such file or folder"):
         load(tmp_path / "nothing")
     for name in ("one", "two"):
         small = Small(tmp_path / name)

@@ -127,7 +127,7 @@ def test_mistakes_in_what_a_study_is_made_of_name_their_own_file(tmp_path: Path)
     write(tmp_path, top="extends: nobase.yaml\n")
     said = failure(tmp_path / "top.yaml")
     assert said.startswith(f'{tmp_path}/top.yaml:1:10: "extends": {tmp_path}/nobase.yaml: there is no such file')
-    assert said.endswith("Study files there: base.yaml, top.yaml")
+    assert said.endswith("YAML files there: base.yaml, top.yaml")
     write(tmp_path, top="extends: [base.yaml, 3]\n")
     assert 'top.yaml:1:22: "extends" must be the path of a study file' in failure(tmp_path / "top.yaml")
     write(tmp_path, base="a: b: c", top="extends: base.yaml\n")
@@ -152,8 +152,13 @@ def test_files_that_extend_each_other_are_told_as_a_circle(tmp_path: Path) -> No
 def test_files_that_are_not_there_or_no_files_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, demo=DEMO)
     monkeypatch.chdir(tmp_path)
-    assert failure(Path("demp.yaml")) == "demp.yaml: there is no such file\nStudy files there: demo.yaml"
-    assert failure(Path()) == ".: is a folder, not a study file\nStudy files there: demo.yaml"
+    assert failure(Path("demp.yaml")) == "demp.yaml: there is no such file\nYAML files there: demo.yaml"
+    assert failure(Path()) == ".: is a folder, not a study file\nYAML files there: demo.yaml"
+    (tmp_path / "demo.yaml").unlink()
+    assert failure(Path("demo.yaml")).endswith(
+        "in this folder. How to write a study: docs/tutorial.md; its words: shoal schema."
+    )
+    write(tmp_path, demo=DEMO)
     assert failure(Path("/dev/null")).startswith("/dev/null: is not a file")
     assert "there is no such file" in failure(Path("no/where.yaml"))
     assert "cannot be read" in failure(Path("a\0b"))

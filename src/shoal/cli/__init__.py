@@ -32,7 +32,9 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="shoal",
-    help="One short study file becomes hundreds of trained, compared models.",
+    help="One short study file becomes hundreds of trained, compared models.\n\n"
+    "shoal plan STUDY shows what would run, shoal run STUDY runs it, shoal results STUDY and shoal report STUDY show "
+    "what came out. STUDY is a YAML file that you write: docs/tutorial.md takes ten minutes.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

@@ -21,7 +21,7 @@ def approve(
     study: StudyArgument,
     gate: Annotated[
         str | None,
-        typer.Argument(metavar="[GATE]", help="The gate's step or task; needed if several wait.", show_default=False),
+        typer.Argument(metavar="GATE", help="The gate's step or task; needed if several wait.", show_default=False),
     ] = None,
     file: Annotated[
         list[Path] | None,
@@ -37,7 +37,7 @@ def approve(
     set_: SetOption = None,
     store: StoreOption = None,
 ) -> None:
-    """Approve what waits for a person, so that the steps after it may run."""
+    """Approve what waits for a person. The steps after it may run then."""
     opened = open_study(study, profile=profile, overrides=set_, store=store, as_last_run=True)
     from shoal.cli.detached import live, put_gate
 

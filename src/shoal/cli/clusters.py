@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
 
 
 def clusters(context: typer.Context, study: StudyOption = None, json: JsonOption = False) -> None:
-    """List the places that --on knows; shoal clusters show NAME prints what is known of one."""
+    """List the places that --on knows. shoal clusters show NAME prints what is known of one."""
     if context.invoked_subcommand is not None:
         return
     from shoal.clusters import cluster_places, known_clusters
@@ -61,7 +61,7 @@ def show(
     offline: Annotated[bool, typer.Option("--offline", help="Do not ask the cluster which GPUs are free.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Print what the cluster file knows, and which GPUs are free now.
+    """Print what the cluster file knows and which GPUs are free.
 
     The file knows GPUs and how to ask for them, regions, priorities, storage, rules. What is free is counted from nodes, pods and
     quotas, as far as the login may read them; what it may not read is said.

@@ -26,7 +26,7 @@ def logs(
     task: Annotated[
         str | None,
         typer.Argument(
-            metavar="[TASK]",
+            metavar="TASK",
             help="A task's id or the beginning of it, or a step; the newest attempt by default.",
             show_default=False,
         ),

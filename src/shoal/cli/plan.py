@@ -193,12 +193,12 @@ def _show(
                 style="dim",
             )
         )
-    if total["run"] and findings is not None:
-        out.print(
-            f"{total['run']} of {total['tasks']} tasks to run. Start with: shoal run {_plain(str(file))}{option} --on {on}"
-        )
+    if any(finding.level == "error" for finding in findings or ()):
+        out.print(f"{on} would refuse this: mend what is marked error first, and plan again.")
     elif total["run"]:
-        out.print(f"{total['run']} of {total['tasks']} tasks to run. Start with: shoal run {_plain(str(file))}{option}")
+        place = f" --on {on}" if findings is not None else ""
+        command = f"shoal run {_plain(str(file))}{option}{place}"
+        out.print(f"{total['run']} of {total['tasks']} tasks to run. Start with: {command}")
     elif total["gate"]:
         out.print(f"Nothing to run before a person approves: shoal approve {_plain(str(file))}{option}")
     else:

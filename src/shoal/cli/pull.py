@@ -39,7 +39,7 @@ def pull(
     study: StudyArgument,
     which: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[STEP|TASK]...", help="Only of these; of all by default.", show_default=False),
+        typer.Argument(metavar="STEP|TASK", help="Only of these; of all by default.", show_default=False),
     ] = None,
     output: Annotated[
         Path | None,
@@ -62,7 +62,7 @@ def pull(
     store: StoreOption = None,
     on: OnOption = None,
 ) -> None:
-    """Bring outputs of finished tasks from a cluster: through a pod that lives as long as that takes, or from a bucket.
+    """Bring outputs of finished tasks from a cluster. Through a pod that lives as long as that takes, or from a bucket.
 
     Each task arrives whole, compared with its digest, or not at all; what is here already is not brought again, so a pull that
     was cut short is simply repeated. Exits with 1 when something could not be brought.

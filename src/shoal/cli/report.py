@@ -32,7 +32,7 @@ def report(
     open_: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     store: StoreOption = None,
 ) -> None:
-    """Write the study's report: one HTML page that works offline and can be sent to anyone."""
+    """Write the study's report, one HTML page. It works offline and can be sent to anyone."""
     from shoal.report import write_report
     from shoal.results import load
 

@@ -45,7 +45,7 @@ def results(
     tasks: Annotated[bool, typer.Option("--tasks", help="One row a task instead of tables.")] = False,
     store: StoreOption = None,
 ) -> None:
-    """Print the tables that the study's report section asks for, or one made here with --rows and --columns."""
+    """Print the study's tables. Those that its report section asks for, or one made here with --rows and --columns."""
     from shoal.results import FORMATS, ResultError, Table, load, render_table, report_tables, table_rich
 
     format_ = "json" if json else format_

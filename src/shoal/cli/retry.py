@@ -20,9 +20,7 @@ def retry(
     study: StudyArgument,
     tasks: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[TASK]...", help="Tasks or steps; everything that failed by default.", show_default=False
-        ),
+        typer.Argument(metavar="TASK", help="Tasks or steps; everything that failed by default.", show_default=False),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -34,7 +32,7 @@ def retry(
     store: StoreOption = None,
     on: OnOption = None,
 ) -> None:
-    """Try failed tasks again: in the runner that holds the study, or in this one if there is none."""
+    """Try failed tasks again. In the runner that holds the study, or in this one if there is none."""
     from shoal.cli.detached import hand_on, live
     from shoal.runner import Request, Runner, ask
     from shoal.store import holder

@@ -67,7 +67,7 @@ def run(
         typer.Option("--print-role", help="Print the account and the rights that --detach works with, and do nothing."),
     ] = False,
 ) -> None:
-    """Run what is missing, failed or changed; what is done is never run twice.
+    """Run what is missing, failed or changed. What is done is never run twice.
 
     Ctrl-C once: start nothing more and wait for what runs. Twice: stop what runs. A third time: kill it.
     Exits with 0 only when all that was asked for is done; 1: something failed; 2: the study or the command line is wrong; 3: a

@@ -13,7 +13,7 @@ def register(app: typer.Typer) -> None:
 
 
 def schema() -> None:
-    """Print the JSON Schema of the study file, for an editor to complete and check it."""
+    """Print the JSON Schema of the study file. An editor completes and checks study files with it."""
     from shoal.study import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))

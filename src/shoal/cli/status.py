@@ -37,7 +37,7 @@ def status(
     on: OnOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show how far a study is: counts by step, what runs, and what failed with one sentence each."""
+    """Show how far a study is. Counts by step, what runs, and what failed with one sentence each."""
     opened = open_study(study, profile=profile, overrides=set_, store=store, as_last_run=True, on=on)
     found = survey_status(opened)
     if json:

@@ -28,9 +28,7 @@ def stop(
     study: StudyArgument,
     tasks: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[TASK]...", help="Only these tasks or steps; the whole run by default.", show_default=False
-        ),
+        typer.Argument(metavar="TASK", help="Only these tasks or steps; the whole run by default.", show_default=False),
     ] = None,
     now: Annotated[bool, typer.Option("--now", help="Kill instead of asking; checkpoints may be lost.")] = False,
     wait: Annotated[bool, typer.Option(help="Wait until it has ended.")] = True,

@@ -27,7 +27,7 @@ def usage(
     json: JsonOption = False,
     store: StoreOption = None,
 ) -> None:
-    """Show hours by step, model and device: queue, run and waste apart, with advice."""
+    """Show what a study has cost. Hours by step, model and device, with queue, run and waste apart, and advice."""
     from shoal.results import load
 
     up_to_date(study, store)

@@ -34,7 +34,9 @@ def find_study(folder: Path) -> Path:
     if (folder / "plan.json").is_file():
         return folder
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder", hint="Give a study file, or the folder of a study in the store.")
+        what = "file" if folder.suffix in (".yaml", ".yml") else "file or folder"
+        hint = "Give a study file, or the folder of a study in a store."
+        raise UsageError(f"{folder}: there is no such {what}", hint=hint)
     found = sorted(p.parent for p in folder.glob("*/plan.json"))
     if len(found) == 1:
         return found[0]

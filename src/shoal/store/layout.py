@@ -171,4 +171,6 @@ def open_store(url: str | None, *, beside: Path | None = None, default: str | No
             f"store {chosen!r}: this version keeps its store in a folder, not at {parts.scheme}://",
             hint="Name a folder, for example --store /data/shoal (a mounted volume will do).",
         )
-    return Store((base / Path(chosen).expanduser()).absolute())
+    folder = (base / Path(chosen).expanduser()).absolute()
+    # Paths of the store are shown, and pasted: without detours, but by the links that the user took.
+    return Store(folder.resolve() if ".." in folder.parts else folder)

@@ -119,5 +119,8 @@ def _yaml_files_in(folder: Path) -> str | None:
     except (OSError, ValueError):
         return f"There is no folder {folder}." if not folder.exists() else None
     if not found:
-        return None
-    return f"Study files there: {', '.join(found[:8])}{', …' if len(found) > 8 else ''}"
+        where = "in this folder" if folder == Path() else f"in {folder}"
+        return (
+            f"Nor is there another YAML file {where}. How to write a study: docs/tutorial.md; its words: shoal schema."
+        )
+    return f"YAML files there: {', '.join(found[:8])}{', …' if len(found) > 8 else ''}"

@@ -25,7 +25,7 @@ __all__ = ["app"]
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Burned area: fire polygons and scenes to chips. Train and test with: shoal-earth segmentation.",
+    help="Burned area, from fire polygons and scenes to chips. Train and test with: shoal-earth segmentation.",
 )
 
 FiresFile = Annotated[Path, typer.Option("--fires", help="What `burned-area fires` wrote.")]
@@ -38,7 +38,7 @@ def fires_command(
     out: Annotated[Path, typer.Option(help="GeoPackage for the table of fires.")],
     margin: Annotated[float, typer.Option(help="Fires are kept together whose surroundings (metres) meet.")] = 2560.0,
 ) -> None:
-    """Read fire polygons (columns of NBAC, CNFDB, EFFIS, ...) into one table with days and groups."""
+    """Read fire polygons into one table with days and groups. Knows the columns of NBAC, CNFDB, EFFIS and others."""
     from shoal_earth.burned_area.fires import gather, save_fires
 
     fires, lines = gather(polygons, margin=margin)
@@ -88,7 +88,7 @@ def filter_command(
     max_cloud: MaxCloud = 0.25,
     unclassified: Unclassified = False,
 ) -> None:
-    """Measure the scenes of a folder and drop those with too little to see; there may be none."""
+    """Measure scenes, drop those with too little to see. The folder may be empty."""
     from shoal_earth.burned_area.labels import filter_scenes
     from shoal_earth.rasters.filters import Rules
 
@@ -107,7 +107,7 @@ def labels_command(
     out: Annotated[Path, typer.Option(help="Folder for a GeoTIFF for each scene.")],
     resolution: Annotated[float, typer.Option(help="Pixel size, in units of the scenes' CRS.")] = 10.0,
 ) -> None:
-    """Burn what had burnt by its day into a label for each scene."""
+    """Burn what had burnt by its day into a label of each scene."""
     from shoal_earth.burned_area.fires import load_fires
     from shoal_earth.burned_area.labels import kept_scenes, label_scenes
 
@@ -182,7 +182,7 @@ def dataset_command(
         str, typer.Option(help="iqr (one scale for all bands, as the paper's), percentile, or reflectance.")
     ] = "iqr",
 ) -> None:
-    """Join the chips of all parts; take the statistics to normalise with from the training chips alone."""
+    """Join the chips of all parts. The statistics to normalise with come from the training chips alone."""
     from shoal_earth.rasters.joining import join_parts
 
     made = join_parts(parts, out, normalise=normalise)
@@ -196,7 +196,7 @@ def synthetic_command(
     size: TileSize = 180,
     seed: WorldSeed = 0,
 ) -> None:
-    """Generate a small world to try things out: five sets of fires, scenes with clouds and edges, a catalogue."""
+    """Generate a small world to try things out. Five sets of fires, scenes with clouds and edges, a catalogue."""
     from shoal_earth.burned_area.synthetic import make_burned_world
 
     world = make_burned_world(out, size=size, seed=seed)

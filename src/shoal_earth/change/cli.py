@@ -12,7 +12,7 @@ from shoal_earth.segmentation.cli import score_command, train_command
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Detect change between two dates: models of pairs, published datasets.")
+app = typer.Typer(no_args_is_help=True, help="Change between two dates. Models of pairs, published datasets.")
 app.command("train")(train_command)
 app.command("test")(score_command)
 
@@ -22,7 +22,7 @@ def import_command(
     dataset: Annotated[Path, typer.Argument(help="Folder of OSCD, LEVIR-CD, A/ B/ label/ list/, or HLS Burn Scars.")],
     out: Out = None,
 ) -> None:
-    """Turn a published dataset into shards, which are read faster; train and test take its own folder too."""
+    """Turn a published dataset into shards. They are read faster; train and test take its own folder too."""
     from shoal_earth.change.folders import convert
     from shoal_earth.session import current_task
 

@@ -14,7 +14,7 @@ __all__ = ["app"]
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Deforestation: PRODES polygons and scenes to chips of pairs. Train and test with: shoal-earth change.",
+    help="Deforestation, from PRODES polygons to chips of pairs. Train and test with: shoal-earth change.",
 )
 
 Scenes = Annotated[Path, typer.Option(help="Folder of scenes.")]
@@ -34,7 +34,7 @@ def units_command(
     name: Annotated[str | None, typer.Option(help="Column with the areas' names, where it is an unusual one.")] = None,
     top: Annotated[int | None, typer.Option(help="Only so many areas, the most deforested.")] = None,
 ) -> None:
-    """Find the protected areas with clearings, by deforested hectares."""
+    """Find the protected areas with clearings. The most deforested come first."""
     from shoal_earth.deforestation.prodes import find_units, save_units
 
     found = find_units(areas, prodes, year, name=name, top=top)
@@ -54,7 +54,7 @@ def search_command(
     cloud: Annotated[float, typer.Option(help="Largest cloud cover in percent.")] = 20.0,
     each: Annotated[int, typer.Option(help="Most scenes of a tile, orbit and year: the clearest.")] = 5,
 ) -> None:
-    """Find scenes of both years that show the clearings, by tile and orbit."""
+    """Find scenes of both years that show the clearings. By tile and orbit."""
     from shoal_earth.deforestation.search import find_candidates
     from shoal_earth.rasters.stac import collections_of, save_items
 
@@ -71,7 +71,7 @@ def pairs_command(
     year: Year = 2021,
     kind: Annotated[str, typer.Option(help="Composite of the quick-looks.")] = "rgb",
 ) -> None:
-    """Make the page from which a person chooses pairs: look at it, fill in choose.csv, approve with it."""
+    """Make the page from which a person chooses pairs. Look at it, fill in choose.csv, approve with it."""
     from shoal_earth.deforestation.pairs import propose
 
     candidates = propose(scenes, out, year, kind=kind)
@@ -84,7 +84,7 @@ def choose_command(
     out: Annotated[Path, typer.Option(help="Folder for choose.csv.")],
     each: Annotated[int, typer.Option(help="Pairs of each tile and orbit, those of which most is seen.")] = 1,
 ) -> None:
-    """Choose by a rule where no person can: the pairs with least cloud and no-data."""
+    """Choose by a rule where no person can. Takes the pairs with least cloud and no-data."""
     from shoal_earth.deforestation.pairs import clearest
 
     for name in clearest(pairs, out, each):
@@ -98,7 +98,7 @@ def composites_command(
     choices: Choices,
     out: Annotated[Path, typer.Option(help="Folder for the composites.")],
 ) -> None:
-    """Write blue, green, red, near infrared and the classification of the chosen scenes at 10 m, a COG each."""
+    """Write composites of the chosen scenes, a COG each. Blue, green, red, near infrared and the classification, at 10 m."""
     from shoal_earth.deforestation.composites import write_composites
     from shoal_earth.deforestation.pairs import chosen_pairs
 
@@ -119,7 +119,7 @@ def labels_command(
         str, typer.Option(help="Clearings count to the end of the second image's year, or to its day.")
     ] = "year",
 ) -> None:
-    """Burn the clearings between the two images of each pair; ignore what is hidden at either date."""
+    """Burn the clearings between the images of each pair. What is hidden at either date is ignored."""
     from shoal_earth.deforestation.chips import label_pairs
     from shoal_earth.deforestation.pairs import chosen_pairs
 
@@ -153,7 +153,7 @@ def chips_command(
     shares: Shares = "0.6,0.2,0.2",
     seed: Annotated[int, typer.Option(help="Of the deal of tiles and orbits to them.")] = 0,
 ) -> None:
-    """Cut chips of the chosen pairs; a tile and orbit goes to one split."""
+    """Cut chips of the chosen pairs. A tile and orbit goes to one split."""
     from shoal_earth.deforestation.chips import cut_pairs
     from shoal_earth.deforestation.pairs import chosen_pairs
     from shoal_earth.rasters.cutting import CutRules
@@ -184,7 +184,7 @@ def synthetic_command(
     size: TileSize = 600,
     seed: WorldSeed = 0,
 ) -> None:
-    """Generate a small world to try things out: scenes of two years, PRODES polygons, protected areas, a catalogue."""
+    """Generate a small world to try things out. Scenes of two years, PRODES polygons, protected areas, a catalogue."""
     from shoal_earth.deforestation.synthetic import make_deforestation_world
 
     world = make_deforestation_world(out, tiles=tiles, size=size, seed=seed)

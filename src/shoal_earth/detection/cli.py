@@ -32,7 +32,7 @@ __all__ = ["app"]
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Detect objects in overhead images: published datasets to chips, models, scores and maps.",
+    help="Objects in overhead images. Published datasets to chips, models, scores and maps.",
 )
 
 
@@ -49,7 +49,7 @@ def fetch_command(
     ] = None,
     keep_archives: Annotated[bool, typer.Option(help="Keep the archives after unpacking.")] = False,
 ) -> None:
-    """Fetch RarePlanes over HTTPS, going on where the last start stopped; look for DOTA and xView where you put them."""
+    """Fetch RarePlanes; look for DOTA and xView. RarePlanes comes over HTTPS, going on where the last start stopped."""
     from shoal_earth.detection.fetch import BUCKET, fetch_rareplanes, link_dataset
     from shoal_earth.session import current_task
 
@@ -213,7 +213,7 @@ def score_command(
     pictures: Annotated[int, typer.Option(help="How many chips to draw that every model shows.")] = 3,
     device: Device = "auto",
 ) -> None:
-    """Score a trained detector on chips that it never saw: AP, AR, F1, curves, tables, pictures, speed."""
+    """Score a trained detector on chips that it never saw. AP, AR, F1, curves, tables, pictures, speed."""
     from shoal_earth.detection.testing import score_checkpoint
 
     scores = score_checkpoint(
@@ -247,7 +247,7 @@ def predict_command(
     precision: Precision = "fp32",
     device: Device = "auto",
 ) -> None:
-    """Find objects in whole images of any size: COCO JSON, and GeoPackage and GeoJSON for those with a place on earth."""
+    """Find objects in whole images of any size. COCO JSON, and GeoPackage and GeoJSON for those with a place on earth."""
     from shoal_earth.detection.mapping import detect_images
 
     values = _numbers(scale, "--scale") if scale else None
@@ -280,7 +280,7 @@ def evaluate_command(
     split: Split = "test",
     max_detections: MaxDetections = 100,
 ) -> None:
-    """Score predictions: COCO AP and AR, by class and size, F1 at the best threshold, precision-recall curves."""
+    """Score predictions as COCO does. AP and AR, by class and size, F1 at the best threshold, precision-recall curves."""
     from shoal_earth.detection.evaluate import evaluate, load_predictions, truth_from_chips, write_scores
     from shoal_earth.detection.jsonstream import stream
     from shoal_earth.session import current_task
@@ -308,7 +308,7 @@ def synthetic_command(
     side: Annotated[int, typer.Option(help="Pixels on the longer side of the largest one.")] = 768,
     seed: Annotated[int, typer.Option(help="Same seed, same scenes.")] = 0,
 ) -> None:
-    """Write a small generated dataset in a published format, for tests and tries. Nothing in it is real."""
+    """Write a small generated dataset in a published format. For tests and tries; nothing in it is real."""
     from shoal_earth.detection.synthetic_formats import write_synthetic
     from shoal_earth.session import current_task
 

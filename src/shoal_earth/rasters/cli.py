@@ -13,7 +13,7 @@ from shoal_earth.options import Catalogue, Cloud, Collections, MaxCloud, MaxNoda
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Satellite scenes: search, fetch, filter, composites, contact sheets.")
+app = typer.Typer(no_args_is_help=True, help="Satellite scenes. Search, fetch, filter, composites, contact sheets.")
 
 Scenes = Annotated[list[Path], typer.Argument(help="Scenes: .SAFE folders or zips, Landsat folders, items, rasters.")]
 Bands = Annotated[
@@ -147,7 +147,7 @@ def composite_command(
     kind: Annotated[str, typer.Option(help="rgb, ngb, ndvi, evi, tci, or bands: swir22+nir+red.")] = "ngb",
     resolution: Annotated[float | None, typer.Option(help="Pixel size, in units of the CRS.")] = None,
 ) -> None:
-    """Make composites of scenes: float GeoTIFFs of reflectance or an index, no-data apart."""
+    """Make composites of scenes. Float GeoTIFFs of reflectance or an index, no-data apart."""
     from shoal_earth.rasters.composites import write_composite
     from shoal_earth.rasters.scenes import read_scene
 
@@ -182,7 +182,7 @@ def synthetic_command(
     seed: WorldSeed = 0,
     image: Annotated[str, typer.Option(help="jp2 or tif.")] = "jp2",
 ) -> None:
-    """Generate a small synthetic world: scenes, fires, clearings and their catalogue."""
+    """Generate a small synthetic world. Scenes, fires, clearings and their catalogue."""
     from shoal_earth.rasters.synthetic import make_world
 
     world = make_world(out, tiles=tiles, size=size, seed=seed, image=image)

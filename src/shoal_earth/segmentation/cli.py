@@ -25,7 +25,9 @@ from shoal_earth.options import (
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Segment scenes: polygons to chips, chips to models, models to scores.")
+app = typer.Typer(
+    no_args_is_help=True, help="Segmentation of scenes. Polygons to chips, chips to models, models to scores."
+)
 
 
 @app.command("chips")
@@ -49,7 +51,7 @@ def chips_command(
     keep_empty: Annotated[bool, typer.Option(help="Keep training chips without a polygon.")] = True,
     name: Annotated[str, typer.Option(help="Name of the class that the polygons stand for.")] = "foreground",
 ) -> None:
-    """Cut chips from scenes, label them with polygons, split them by region."""
+    """Cut chips from scenes and label them with polygons. They are split by region."""
     from shoal_earth.rasters.chips import ChipRules, make_chips
     from shoal_earth.rasters.split import parse_shares
     from shoal_earth.session import current_task
@@ -159,7 +161,7 @@ def weights_command(
     ] = "imagenet",
     seed: Annotated[int, typer.Option(help="Of random weights.")] = 0,
 ) -> None:
-    """Fetch the pretrained weights of an encoder once, for machines without network."""
+    """Fetch the pretrained weights of an encoder. Once, for machines without network."""
     from shoal_earth.segmentation.weights import save_encoder
 
     typer.echo(str(save_encoder(encoder, out, source=source, seed=seed)))
@@ -175,7 +177,7 @@ def score_command(
     pictures: Annotated[int, typer.Option(help="How many chips to draw.")] = 6,
     device: Device = "auto",
 ) -> None:
-    """Score a trained model on chips that it never saw, and draw its answers."""
+    """Score a trained model on chips that it never saw. Draws its answers too."""
     from shoal_earth.segmentation.testing import score_checkpoint
 
     metrics = score_checkpoint(
