@@ -100,6 +100,7 @@ def test_plan_run_results_and_nothing_twice(shoal: Run, folder: Path) -> None:
         assert "test/acc" in shoal("results", "s.yaml", "--format", format_).stdout.replace("\\_", "_")
     assert json.loads(shoal("usage", "s.yaml", "--json").stdout)
     assert "prep" in shoal("usage", "s.yaml").stdout
+    assert shoal("status", "s.yaml").stdout.endswith("  See: shoal results s.yaml · shoal report s.yaml\n")
     status = json.loads(shoal("status", "s.yaml", "--json").stdout)
     assert {step["step"]: step["counts"] for step in status["steps"]} == {
         "prep": {"done": 1},
@@ -163,6 +164,7 @@ def test_failures_are_explained_and_end_with_1(shoal: Run, folder: Path) -> None
     assert "4 blocked" in ended.stderr
     found = shoal("status", "s.yaml")
     assert "4 failed" in found.stdout
+    assert found.stdout.endswith("  Go on with: shoal run s.yaml\n")
     failed = [t for t in json.loads(shoal("status", "s.yaml", "--json").stdout)["tasks"] if t["state"] == "failed"]
     assert "no such model: b" in shoal("logs", "s.yaml", failed[0]["id"]).stdout
     assert {task["failure"]["class"] for task in failed} == {"user"}
@@ -251,6 +253,14 @@ def running(shoal: Run) -> list[str]:
     return [task["id"] for task in tasks if task["state"] == "running"]
 
 
+@pytest.mark.parametrize("verb", ["results", "report", "usage"])
+def test_who_asks_before_anything_ran_is_told_how_to_start(shoal: Run, verb: str) -> None:
+    refused = shoal(verb, "s.yaml", code=2)
+    assert refused.stderr.startswith("error: nothing of study 'demo' has been run yet")
+    assert refused.stderr.endswith("Start with: shoal run s.yaml\n")
+    assert shoal("status", "s.yaml").stdout.endswith("  Start with: shoal run s.yaml\n")
+
+
 def test_ctrl_c_drains_first_and_stops_then(shoal: Run, folder: Path) -> None:
     (folder / "s.yaml").write_text("study: d\nsteps: {a: {matrix: {x: [1, 2, 3]}, run: 'sleep {x}.5; echo {x}'}}")
     runner = subprocess.Popen(
@@ -261,6 +271,7 @@ def test_ctrl_c_drains_first_and_stops_then(shoal: Run, folder: Path) -> None:
     _, said = runner.communicate(timeout=20)
     assert runner.returncode == 130
     assert "1 of 3 tasks done" in said
+    assert said.endswith("Go on with: shoal run s.yaml\n")
     assert states(shoal)["a"] == ["done", "new", "new"]
 
 

@@ -265,6 +265,8 @@ def tell(summary: Summary, runner: Runner, file: str, opened: Opened) -> None:
         )
     if summary.left:
         lines.append(f"{summary.left} tasks go on running; shoal run {again} takes them up again.")
+    elif summary.exit_code == 130:
+        lines.append(f"Go on with: shoal run {again}")
     from shoal.cli.status import use_of
 
     lines += [f"  {one.level}: {one.text}" for one in use_of(opened)]

@@ -44,6 +44,8 @@ def status(
         print_json(found)
     else:
         _show(found, str(study))
+        if (following := _next(found, opened, str(study))) is not None:
+            typer.echo(f"  {following}")
 
 
 def survey_status(opened: Opened) -> dict[str, Any]:
@@ -161,6 +163,18 @@ def _show(found: dict[str, Any], file: str) -> None:
             out.print(Text(f"    the platform: {one['reason']}{link}", style="dim"))
     if any(step["counts"].get("gate") for step in found["steps"]):
         out.print(f"  A person has to approve: shoal approve {file}", markup=False)
+
+
+def _next(found: dict[str, Any], opened: Opened, file: str) -> str | None:
+    """What a person would do now; nothing while a runner is at work or a gate waits."""
+    words = Counter(task["state"] for task in found["tasks"])
+    if found["runner"] is not None or words["gate"] or words["running"]:
+        return None
+    if words["done"] == len(found["tasks"]):
+        look = f"{file}{opened.store_option}"
+        return f"See: shoal results {look} · shoal report {look}" if opened.look_with == "results" else None
+    begun = any(task["attempts"] for task in found["tasks"])
+    return f"{'Go on' if begun else 'Start'} with: shoal run {file}{opened.options}{opened.on_option}"
 
 
 def _point(params: dict[str, Any]) -> str:

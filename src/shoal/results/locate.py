@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
-from shoal.results.read import find_study
+from shoal.errors import UsageError
 from shoal.store.place import find_store
 
 __all__ = ["study_folder"]
@@ -20,4 +21,10 @@ def study_folder(file: Path, store: str | None) -> Path:
     from shoal.study import load_study
 
     study = load_study(file)
-    return find_study(find_store(study, store)[0].study(study.study).root)
+    folder = find_store(study, store)[0].study(study.study).root
+    if not (folder / "plan.json").is_file():
+        raise UsageError(
+            f"nothing of study {study.study!r} has been run yet ({folder} holds no results)",
+            hint=f"Start with: shoal run {shlex.quote(str(file))}",
+        )
+    return folder
