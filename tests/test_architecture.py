@@ -46,6 +46,21 @@ ALLOWED: dict[str, set[str]] = {
     "__main__": {"cli"},
     "": {"errors", "inside", "results"},
 }
+# The applications: what all share, then what is learned from, then what learns, then what is said of one application alone.
+# Modules called cli stand above all of them.
+EARTH: dict[str, set[str]] = {
+    "session": set(),
+    "ahead": set(),
+    "options": set(),
+    "pictures": set(),
+    "training": set(),
+    "rasters": {"ahead", "session"},
+    "segmentation": {"change", "pictures", "rasters", "session", "training"},
+    "change": {"segmentation", "rasters", "session", "training"},  # models of pairs; modules keep the order below
+    "detection": {"ahead", "pictures", "rasters", "session", "training"},
+    "burned_area": {"rasters", "session"},
+    "deforestation": {"rasters", "session"},
+}
 PUBLIC_MODULES = ("shoal", "shoal.errors")
 HEAVY = ("torch", "numpy", "pandas", "pydantic", "rich", "typer", "yaml", "jinja2", "vl_convert", "sqlite3")
 
@@ -74,6 +89,15 @@ def imports(path: Path) -> Iterator[tuple[int, str, str | None]]:
                 above = package.split(".")[: len(package.split(".")) - node.level + 1]
                 module = ".".join([*above, *([module] if module else [])])
             yield from ((node.lineno, module, alias.name) for alias in node.names)
+
+
+def at_the_top(path: Path) -> Iterator[tuple[str, str | None]]:
+    """Module and name of what is imported when a module is: not in functions, nor for type checkers."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield from ((node.module or "", alias.name) for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names)
 
 
 def part(module: str, name: str | None = None) -> str:
@@ -107,6 +131,43 @@ def test_the_arrow_has_no_circle() -> None:
         free = {name for name, below in left.items() if not below & set(left)}
         assert free, f"these parts may import each other in a circle: {sorted(left)}"
         left = {name: below for name, below in left.items() if name not in free}
+
+
+def of_application(path: Path) -> str:
+    """The part of the applications that a module belongs to: its folder; ``cli`` for what users call."""
+    words = dotted(path).split(".")[1:]
+    return (
+        "cli" if not words or (words[-1] in ("cli", "predict") and len(words) == 1) or words[-1] == "cli" else words[0]
+    )
+
+
+def test_what_applications_share_knows_none_of_them() -> None:
+    wrong = []
+    for path in modules("shoal_earth"):
+        mine = of_application(path)
+        assert mine in EARTH or mine == "cli", (
+            f"{mine}: a new part: say in EARTH, and in docs/design.md, what it may import"
+        )
+        for line, module, name in imports(path):
+            words = [*module.split("."), *([name] if module == "shoal_earth" and name else [])]
+            if words[0] == "shoal_earth" and mine != "cli" and len(words) > 1 and words[1] not in EARTH[mine] | {mine}:
+                wrong.append(f"{path.relative_to(SRC)}:{line}: {mine} imports {'.'.join(words)}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("package", ["shoal", "shoal_earth"])
+def test_modules_import_each_other_in_no_circle(package: str) -> None:
+    names = {dotted(path) for path in modules(package)}
+    needs: dict[str, set[str]] = {}
+    for path in modules(package):
+        found = set()
+        for module, name in at_the_top(path):
+            found.add(f"{module}.{name}" if f"{module}.{name}" in names else module)
+        needs[dotted(path)] = (found & names) - {dotted(path)}
+    while needs:
+        free = {name for name, below in needs.items() if not below & set(needs)}
+        assert free, f"a circle among: {sorted(needs)}"
+        needs = {name: below for name, below in needs.items() if name not in free}
 
 
 def test_the_agent_is_one_file_of_standard_library() -> None:

@@ -16,7 +16,6 @@ from geotiff import write_geotiff
 from needs import require
 from shoal.errors import UsageError
 from shoal_earth.change.folders import FolderReader, convert, open_chips
-from shoal_earth.rasters.layouts import export_chips
 from shoal_earth.rasters.shards import ShardReader
 from shoal_earth.segmentation.dataset import ChipExamples
 
@@ -147,7 +146,8 @@ def test_hls_burn_scars_are_one_date_of_six_bands_with_missing_pixels_ignored(tm
 
 def test_what_is_exported_to_a_pair_folder_is_read_again_and_becomes_shards_again(tmp_path: Path, cli) -> None:
     chips = write_pairs(tmp_path / "chips")
-    export_chips(chips, tmp_path / "folder", "change")
+    code, out, error = cli("change", "export", "--chips", chips, "--layout", "change", "--out", tmp_path / "folder")
+    assert (code, out) == (0, f"16 chips: {tmp_path / 'folder'}\n"), error
     with ShardReader(chips) as shards:
         reader = open_chips(tmp_path / "folder")
         assert isinstance(reader, FolderReader)

@@ -13,6 +13,7 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score, jaccard_score, precision_score, recall_score
 
 from shoal.errors import UsageError
+from shoal_earth.pictures import COLOURS, choose
 from shoal_earth.rasters.chips import ChipRules, make_chips
 from shoal_earth.rasters.shards import ShardReader
 from shoal_earth.rasters.statistics import normalise
@@ -20,7 +21,7 @@ from shoal_earth.segmentation.dataset import ChipExamples
 from shoal_earth.segmentation.losses import LOSSES, build_loss, cross_entropy, dice, focal, lovasz, miou
 from shoal_earth.segmentation.metrics import confusion, scores, trivial_scores
 from shoal_earth.segmentation.models import build_model
-from shoal_earth.segmentation.pictures import COLOURS, choose, save_panels
+from shoal_earth.segmentation.pictures import save_panels
 from shoal_earth.training.checkpoint import load_checkpoint, save_checkpoint
 
 

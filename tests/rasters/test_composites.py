@@ -20,7 +20,7 @@ from shoal.errors import UsageError
 from shoal_earth.rasters.composites import COMPOSITES, composite, write_composite
 from shoal_earth.rasters.filters import Rules, measure, sift
 from shoal_earth.rasters.grids import Pixels
-from shoal_earth.rasters.masks import CLOUD, HIDDEN, SCL, mask, scl_classes
+from shoal_earth.rasters.masks import HIDDEN, mask
 from shoal_earth.rasters.normalise import Fitter, Scale, fit_scale, stretch
 from shoal_earth.rasters.scenes import read_scene
 from shoal_earth.rasters.statistics import normalise
@@ -139,12 +139,7 @@ def test_unknown_composites_are_refused(world: World) -> None:
         composite(scene, "nvdi")
 
 
-def test_classes_by_number_name_and_group() -> None:
-    assert scl_classes("3,7,8,9,10") == HIDDEN == scl_classes("hidden")
-    assert scl_classes(["cloud"]) == CLOUD
-    assert scl_classes("shadow, cloud-high") == (SCL.SHADOW, SCL.CLOUD_HIGH)
-    with pytest.raises(UsageError, match='no class "12"'):
-        scl_classes("12")
+def test_what_hides_the_ground_is_shadow_and_cloud_of_any_kind() -> None:
     classes = np.arange(12, dtype=np.uint8).reshape(3, 4)
     assert mask(classes, HIDDEN).ravel().nonzero()[0].tolist() == [3, 7, 8, 9, 10]
 

@@ -3,7 +3,7 @@
 from shoal.store.index import AttemptRecord, Snapshot, TaskRecord, read_json, read_task
 from shoal.store.layout import Store, StudyStore, TaskFolder, open_store
 from shoal.store.lock import RunnerLock, holder, user_name
-from shoal.store.place import find_store, last_place, remember_place
+from shoal.store.place import find_store, remember_place
 
 __all__ = [
     "AttemptRecord",
@@ -15,7 +15,6 @@ __all__ = [
     "TaskRecord",
     "find_store",
     "holder",
-    "last_place",
     "open_store",
     "read_json",
     "read_task",

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from shoal.agent.agent import write_json_atomic
 from shoal.store.index import read_json
-from shoal.store.layout import Store, StudyStore, open_store
+from shoal.store.layout import Store, open_store
 
 if TYPE_CHECKING:
     from shoal.study import Study
 
-__all__ = ["find_store", "last_place", "remember_place"]
+__all__ = ["find_store", "remember_place"]
 
 
 def find_store(
@@ -47,11 +47,6 @@ def find_store(
     if follow and where is not None:
         return Store(Path(os.path.normpath(root.root / where))), _text(known.get("on"))
     return root, None
-
-
-def last_place(store: StudyStore) -> str | None:
-    """The cluster that a study's part of a store belongs to, as it was given to ``--on``."""
-    return _text((read_json(store.place) or {}).get("on"))
 
 
 def remember_place(study: Study, store: Store, url: str | None, on: str | None) -> None:

@@ -1,4 +1,4 @@
-"""``shoal-earth change import | train | test``: models of pairs. Training and testing are those of segmentation."""
+"""``shoal-earth change import | train | test | export``: models of pairs. All but the import is segmentation's."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from shoal_earth.options import Out
-from shoal_earth.segmentation.cli import score_command, train_command
+from shoal_earth.segmentation.cli import export_command, score_command, train_command
 
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Change between two dates. Models of pairs, published datasets.")
 app.command("train")(train_command)
 app.command("test")(score_command)
+app.command("export")(export_command)
 
 
 @app.command("import")

@@ -13,6 +13,7 @@ from shoal.errors import UsageError
 from shoal_earth.change.changeformer import TINY, V6, ChangeFormer
 from shoal_earth.change.published import to_our_names
 from shoal_earth.change.siamese import BIT, FCSiam, Siamese
+from shoal_earth.segmentation.networks import build_network
 from shoal_earth.training.weights import read_state
 
 __all__ = ["CHANGE_MODELS", "build_change_model", "is_change_model"]
@@ -55,8 +56,6 @@ def build_change_model(
     Raises:
         UsageError: there is no such model or weight, or they do not go together.
     """
-    from shoal_earth.segmentation.models import build_model
-
     if not is_change_model(name):
         raise UsageError(
             f'there is no model of change "{name}"',
@@ -77,7 +76,7 @@ def build_change_model(
     if siamese:
         size: dict[str, Any] = {"depth": depth, "width": width}
         model = Siamese(
-            build_model(
+            build_network(
                 name.removeprefix("siam-"),
                 encoder or _ENCODERS["siam"],
                 bands=bands,

@@ -14,8 +14,8 @@ from shoal_earth.detection.drawing import draw_boxes
 from shoal_earth.detection.evaluate import as_truth
 from shoal_earth.detection.matching import match
 from shoal_earth.detection.shards import DetectionChips
+from shoal_earth.pictures import COLOURS, choose
 from shoal_earth.rasters.output import write_text
-from shoal_earth.segmentation.pictures import COLOURS, choose
 
 __all__ = ["draw_answers"]
 

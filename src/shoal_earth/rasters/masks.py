@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from shoal.errors import UsageError
-
-__all__ = ["CLOUD", "HIDDEN", "SCL", "landsat_to_scl", "mask", "scl_classes"]
+__all__ = ["CLOUD", "HIDDEN", "SCL", "landsat_to_scl", "mask"]
 
 
 class SCL(IntEnum):
@@ -35,28 +33,6 @@ CLOUD = (SCL.CLOUD_MEDIUM, SCL.CLOUD_HIGH, SCL.CIRRUS)
 
 HIDDEN = (SCL.SHADOW, SCL.UNCLASSIFIED, SCL.CLOUD_MEDIUM, SCL.CLOUD_HIGH, SCL.CIRRUS)
 """Where the ground is not seen as it is: what labels ignore (3, 7, 8, 9, 10)."""
-
-
-def scl_classes(words: str | Iterable[str | int]) -> tuple[SCL, ...]:
-    """Classes from numbers or names: ``"3,8,9"``, ``["shadow", "cirrus"]``, or the groups ``cloud`` and ``hidden``.
-
-    Raises:
-        UsageError: there is no such class.
-    """
-    parts = words.split(",") if isinstance(words, str) else list(words)
-    found: set[SCL] = set()
-    for part in parts:
-        word = str(part).strip().lower().replace("-", "_")
-        if word in ("cloud", "hidden"):
-            found.update(CLOUD if word == "cloud" else HIDDEN)
-        elif word.isdigit() and int(word) in set(SCL):
-            found.add(SCL(int(word)))
-        elif word.upper() in SCL.__members__:
-            found.add(SCL[word.upper()])
-        else:
-            names = ", ".join(f"{member.value} {member.name.lower()}" for member in SCL)
-            raise UsageError(f'there is no class "{part}" in a scene classification', hint=f"There are: {names}.")
-    return tuple(sorted(found))
 
 
 def mask(classes: np.ndarray[Any, Any], which: Iterable[int]) -> np.ndarray[Any, np.dtype[np.bool_]]:

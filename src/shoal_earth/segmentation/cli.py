@@ -1,4 +1,4 @@
-"""``shoal-earth segmentation chips | train | test``. Heavy libraries are imported by the commands, not by this file."""
+"""``shoal-earth segmentation chips | train | test | export``. Heavy libraries are imported by the commands, not by this file."""
 
 from __future__ import annotations
 
@@ -165,6 +165,23 @@ def weights_command(
     from shoal_earth.segmentation.weights import save_encoder
 
     typer.echo(str(save_encoder(encoder, out, source=source, seed=seed)))
+
+
+@app.command("export")
+def export_command(
+    chips: Chips,
+    out: Annotated[Path, typer.Option(help="Folder for the files.")],
+    layout: Annotated[
+        str, typer.Option(help="geotiff, with its place on the ground; or of pairs change, for A/ B/ label/ list/.")
+    ] = "geotiff",
+    ignore: Annotated[
+        int | None, typer.Option(help="Number for pixels to ignore in labels; by default 255, and 2 for change.")
+    ] = None,
+) -> None:
+    """Write chips as files that other programs read."""
+    from shoal_earth.rasters.layouts import export_chips
+
+    typer.echo(f"{export_chips(chips, out, layout, ignore=ignore)} chips: {out}")
 
 
 @app.command("test")

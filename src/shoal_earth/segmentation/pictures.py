@@ -7,24 +7,11 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["COLOURS", "choose", "save_panels"]
+from shoal_earth.pictures import COLOURS
 
-# Okabe and Ito's palette, told apart by colour-blind readers too.
-COLOURS = {"hit": (0, 158, 115), "false": (230, 159, 0), "missed": (204, 85, 167), "truth": (86, 180, 233)}
+__all__ = ["save_panels"]
+
 _SIDE = 256
-
-
-def choose(shares: list[float], count: int = 6) -> list[int]:
-    """Which chips to show: spread evenly from the one with most foreground down to those with a fifth of that.
-
-    Depends on the chips alone, so that every model shows the same ones.
-    """
-    least = max(max(shares, default=0.0) / 5, 1e-9)
-    ranked = sorted((i for i, share in enumerate(shares) if share >= least), key=lambda i: (-shares[i], i))
-    ranked = ranked or list(range(len(shares)))
-    if len(ranked) <= count or count < 2:
-        return ranked[: max(count, 0)]
-    return [ranked[round(n * (len(ranked) - 1) / (count - 1))] for n in range(count)]
 
 
 def save_panels(

@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 
 from shoal.errors import UsageError
+from shoal_earth.pictures import choose
 from shoal_earth.segmentation.dataset import ChipExamples
 from shoal_earth.segmentation.metrics import confusion, scores, trivial_scores
 from shoal_earth.segmentation.models import load_model
 from shoal_earth.segmentation.objects import Objects, write_objects
-from shoal_earth.segmentation.pictures import choose, save_panels
+from shoal_earth.segmentation.pictures import save_panels
 from shoal_earth.session import current_task
 from shoal_earth.training.distributed import ranks
 

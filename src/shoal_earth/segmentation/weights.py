@@ -6,7 +6,7 @@ from pathlib import Path
 
 from shoal.errors import UsageError
 from shoal_earth.rasters.output import publish
-from shoal_earth.segmentation.models import fill
+from shoal_earth.segmentation.networks import fill
 
 __all__ = ["choose_weights", "save_encoder"]
 

@@ -30,7 +30,6 @@ from shoal.failures import FailureClass
 __all__ = ["Patience", "refusal"]
 
 _QUIET = 3.0
-_NO_POD = 15.0
 _CURIOUS_EVERY = 10.0
 _NOTE_EVERY = 60.0
 _NOTE_AFTER = 10.0
