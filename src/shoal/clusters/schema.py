@@ -6,11 +6,12 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr
 
 from shoal.study import fields as f
 from shoal.study import readers as r
 from shoal.study.fields import Kind
+from shoal.study.model import FileModel
 from shoal.units import parse_cpu, parse_duration, parse_size
 
 __all__ = [
@@ -130,18 +131,7 @@ Checked = Annotated[
 ]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _nothing_is_absent(cls, data: Any) -> Any:
-        if isinstance(data, Mapping):
-            return {key: value for key, value in data.items() if value is not None or key not in cls.model_fields}
-        return data
-
-
-class Store(_Model):
+class Store(FileModel):
     """Where outputs and results live: a PersistentVolumeClaim, or a bucket. One of `claim` and `s3`."""
 
     claim: Name | None = Field(None, description="Name of the PersistentVolumeClaim, mounted in every pod.")
@@ -176,7 +166,7 @@ class Store(_Model):
         return (self.endpoint or f"https://s3.{self.region}.amazonaws.com").rstrip("/")
 
 
-class Volume(_Model):
+class Volume(FileModel):
     """One more claim that every pod mounts, for example with data."""
 
     claim: Name = Field(description="Name of the PersistentVolumeClaim.")
@@ -184,7 +174,7 @@ class Volume(_Model):
     read_only: Flag = Field(False, description="Whether pods may only read it.")
 
 
-class Toleration(_Model):
+class Toleration(FileModel):
     """A taint that pods put up with, in Kubernetes' words."""
 
     key: Key | None = Field(None, description="The taint's key; none for every taint.")
@@ -193,7 +183,7 @@ class Toleration(_Model):
     effect: Effect | None = Field(None, description="The taint's effect; none for every effect.")
 
 
-class Defaults(_Model):
+class Defaults(FileModel):
     """What pods get when the study says nothing about it, and what only a cluster knows."""
 
     image: f.Text | None = Field(None, description="Container image of steps that name none.")
@@ -217,7 +207,7 @@ class Defaults(_Model):
     annotations: Annotations = Field(default_factory=dict, description="Annotations on every object.")
 
 
-class RunnerPod(_Model):
+class RunnerPod(FileModel):
     """The pod that runs a study from inside of the cluster, for ``shoal run --detach``."""
 
     image: f.Text | None = Field(None, description="Image with Shoal in it (images/engine.Containerfile).")
@@ -229,7 +219,7 @@ class RunnerPod(_Model):
     memory: Size = Field(1_900_000_000, description="Memory of the pod.")
 
 
-class Gpu(_Model):
+class Gpu(FileModel):
     """A type of GPU, and how a pod asks for it."""
 
     resource: Key | None = Field(None, description="Resource of its own; none where the plain one serves.")
@@ -244,7 +234,7 @@ class Gpu(_Model):
     note: f.Text | None = Field(None, description="What one should know about it.")
 
 
-class Labels(_Model):
+class Labels(FileModel):
     """Which label of a node says what."""
 
     product: Key = Field("nvidia.com/gpu.product", description="Type of GPU.")
@@ -255,7 +245,7 @@ class Labels(_Model):
     host: Key = Field("kubernetes.io/hostname", description="Name of the node.")
 
 
-class Limits(_Model):
+class Limits(FileModel):
     """How far limits lie above requests."""
 
     cpu: Ratio = Field(1.0, description="Limit of CPU, as a multiple of the request.")
@@ -263,7 +253,7 @@ class Limits(_Model):
     equal_above: f.Whole | None = Field(None, description="With more pods than this at once, limits equal requests.")
 
 
-class Taint(_Model):
+class Taint(FileModel):
     """Who may tolerate a taint."""
 
     allowed: Allowed = Field(description="`yes`: anybody; `ask`: after approval; `never`: nobody.")
@@ -271,7 +261,7 @@ class Taint(_Model):
     note: f.Text | None = Field(None, description="What it is for.")
 
 
-class Security(_Model):
+class Security(FileModel):
     """As whom pods run. Without it the image decides; privileges are dropped either way."""
 
     user: Id | None = Field(None, description="User id; 0 is root.")
@@ -279,14 +269,14 @@ class Security(_Model):
     fs_group: Id | None = Field(None, description="Group that owns mounted volumes.")
 
 
-class ObjectStore(_Model):
+class ObjectStore(FileModel):
     """An S3 endpoint of the platform, by where one stands."""
 
     outside: f.Text = Field(description="Address from anywhere.")
     inside: f.Text | None = Field(None, description="Address from pods.")
 
 
-class Policy(_Model):
+class Policy(FileModel):
     """One rule of the platform."""
 
     text: f.Text = Field(description="The rule in a few words.")
@@ -296,7 +286,7 @@ class Policy(_Model):
     parameters: Parameters = Field(default_factory=dict, description="Its numbers and names.")
 
 
-class Cluster(_Model):
+class Cluster(FileModel):
     """A place to run: what is there, what it is called, what is allowed."""
 
     extends: f.Text | None = Field(None, description="Another cluster's name; this file is laid over it.")

@@ -23,7 +23,7 @@ from shoal.executors.contract import (
     Started,
     StopReason,
 )
-from shoal.executors.records import ask_to_stop, declare_lost, outcome
+from shoal.executors.records import ask_to_stop, declare_lost, outcome, write_spec
 from shoal.executors.watch import Watcher
 from shoal.failures import FailureClass
 
@@ -71,11 +71,10 @@ class DebugExecutor:
             self._take_over(spec.attempt_dir, spec.key)
             return
         try:
-            spec.attempt_dir.mkdir(parents=True, exist_ok=True)
-            agent.write_json_atomic(str(spec.path), spec.to_json())
-        except OSError as error:
+            write_spec(spec)
+        except StoreError:
             del self._dirs[spec.key]
-            raise StoreError(f"cannot be written: {error.strerror}", path=spec.path) from error
+            raise
         self._queue.append((spec.key, spec.attempt_dir))
 
     def adopt(self, keys: Iterable[tuple[Path, AttemptKey]]) -> set[AttemptKey]:
@@ -114,10 +113,7 @@ class DebugExecutor:
         """
         wanted = [key for key in keys if key in self._dirs]
         for key in wanted:
-            try:
-                ask_to_stop(self._dirs[key], reason, now)
-            except OSError as error:
-                raise StoreError(f"cannot be written: {error.strerror}", path=self._dirs[key]) from error
+            ask_to_stop(self._dirs[key], reason, now)
         self._watcher.nudge(wanted)
 
     def close(self) -> None:

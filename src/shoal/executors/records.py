@@ -8,19 +8,44 @@ from pathlib import Path
 from typing import Any
 
 from shoal.agent import agent
-from shoal.executors.contract import AttemptKey, Ended, Failure, StopReason
+from shoal.errors import StoreError
+from shoal.executors.contract import AttemptKey, AttemptSpec, Ended, Failure, StopReason
 from shoal.failures import FailureClass
 
-__all__ = ["ask_to_stop", "declare_lost", "outcome"]
+__all__ = ["ask_to_stop", "declare_lost", "outcome", "write_spec"]
 
 
 def ask_to_stop(attempt_dir: Path, reason: StopReason, now: bool) -> None:
-    """Leave the request to stop where the agent and the task look for it. A request for now stays one."""
+    """Leave the request to stop where the agent and the task look for it. A request for now stays one.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
     path = attempt_dir / "stop"
     before = agent.read_json(str(path))
     if isinstance(before, dict):
         now = now or bool(before.get("now"))
-    agent.write_json_atomic(str(path), {"reason": reason, "now": now, "at": agent.now()})
+    try:
+        agent.write_json_atomic(str(path), {"reason": reason, "now": now, "at": agent.now()})
+    except OSError as error:
+        raise StoreError(f"cannot be written: {error.strerror}", path=attempt_dir) from error
+
+
+def write_spec(spec: AttemptSpec) -> None:
+    """Write ``spec.json``, which the agent runs, into the attempt's folder, which is made where it is not there.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    body = spec.to_json()
+    try:
+        try:
+            agent.write_json_atomic(str(spec.path), body)
+        except FileNotFoundError:
+            spec.attempt_dir.mkdir(parents=True, exist_ok=True)
+            agent.write_json_atomic(str(spec.path), body)
+    except OSError as error:
+        raise StoreError(f"cannot be written: {error.strerror}", path=spec.path) from error
 
 
 def outcome(attempt_dir: Path, key: AttemptKey) -> Ended | None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr
 
 from shoal.errors import Mark, StudyError
 from shoal.study import fields as f
 from shoal.study.axes import can_match
+from shoal.study.model import FileModel
 from shoal.study.readers import is_template
 from shoal.study.template import Scalar  # noqa: F401 - pydantic resolves the alias Value in this module
 
@@ -20,19 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Best", "Objective", "Report", "Resources", "Scatter", "Step", "Study", "Table", "model_at", "owner"]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _nothing_is_absent(cls, data: Any) -> Any:
-        # `timeout:` with nothing behind it says the same as no timeout.
-        if isinstance(data, Mapping):
-            return {key: value for key, value in data.items() if value is not None or key not in cls.model_fields}
-        return data
-
-
-class Resources(_Model):
+class Resources(FileModel):
     """What one task of a step needs. Each may be filled in from the matrix: `gpu: "{gpus}"`."""
 
     gpu: f.Gpus = Field(0, description="How many GPUs.", examples=[1, "{gpus}"])
@@ -59,7 +48,7 @@ class Resources(_Model):
                     yield (name,) if place is None else (name, place), item
 
 
-class Step(_Model):
+class Step(FileModel):
     """A named stage of the study: a command, run once for every point of its matrix. Or a gate, which waits for a person."""
 
     run: f.Command | None = Field(
@@ -181,14 +170,14 @@ class Step(_Model):
             yield ("resources", *where), text
 
 
-class Objective(_Model):
+class Objective(FileModel):
     """What the trials are compared by."""
 
     metric: f.Text = Field(description="The metric, by the name that the task logs it under.", examples=["test/iou"])
     goal: f.Goal = Field(description="Whether more of it is better, or less.", examples=["max"])
 
 
-class Best(_Model):
+class Best(FileModel):
     """Choose along an axis before the table is made: for each trial the best epoch, checkpoint or learning rate."""
 
     over: f.Names = Field(
@@ -204,7 +193,7 @@ class Best(_Model):
     )
 
 
-class Table(_Model):
+class Table(FileModel):
     """One table of results. An axis that is named nowhere in it is never averaged over in silence: that is an error."""
 
     title: f.Text | None = Field(None, description="The table's heading.", examples=["Models and data"])
@@ -235,7 +224,7 @@ class Table(_Model):
     )
 
 
-class Scatter(_Model):
+class Scatter(FileModel):
     """A chart of two metrics against each other, with a point for each trial: speed and quality, say."""
 
     title: f.Text | None = Field(None, description="The chart's heading.", examples=["Speed against quality"])
@@ -246,7 +235,7 @@ class Scatter(_Model):
     log: f.Texts = Field((), description="Which of `x` and `y` grow by factors.", examples=["x", ["x", "y"]])
 
 
-class Report(_Model):
+class Report(FileModel):
     """What is compared, and how it is shown."""
 
     objective: Objective | None = Field(
@@ -266,7 +255,7 @@ class Report(_Model):
     )
 
 
-class Study(_Model):
+class Study(FileModel):
     """A study: its steps, what they need, and what is compared at the end."""
 
     study: f.StudyName = Field(
@@ -385,7 +374,7 @@ class Study(_Model):
         return data
 
 
-_NESTED: dict[tuple[type[_Model], str], tuple[type[_Model], int]] = {
+_NESTED: dict[tuple[type[FileModel], str], tuple[type[FileModel], int]] = {
     (Study, "steps"): (Step, 1),
     (Study, "defaults"): (Step, 0),
     (Study, "report"): (Report, 0),
@@ -396,9 +385,9 @@ _NESTED: dict[tuple[type[_Model], str], tuple[type[_Model], int]] = {
 }
 
 
-def model_at(path: Sequence[str | int]) -> tuple[type[_Model], tuple[str | int, ...]]:
+def model_at(path: Sequence[str | int]) -> tuple[type[FileModel], tuple[str | int, ...]]:
     """The model that a path from the top of a study leads into, and the rest of the path within it."""
-    model: type[_Model] = Study
+    model: type[FileModel] = Study
     start = 0
     while start < len(path):
         inner = _NESTED.get((model, str(path[start])))

@@ -25,7 +25,7 @@ from shoal.executors.contract import (
 from shoal.executors.local.machine import Gpu
 from shoal.executors.local.server import AgentServer
 from shoal.executors.local.slots import Slots
-from shoal.executors.records import ask_to_stop, declare_lost, outcome
+from shoal.executors.records import ask_to_stop, declare_lost, outcome, write_spec
 from shoal.executors.watch import Watcher
 from shoal.failures import FailureClass
 
@@ -101,15 +101,7 @@ class LocalExecutor:
                     f"{len(gpus)} of {spec.resources.gpu} suitable GPUs are free for task {spec.task}",
                     hint="Wait until others have ended.",
                 )
-            try:
-                body = spec.with_gpus(gpus).to_json()
-                try:
-                    agent.write_json_atomic(str(spec.path), body)
-                except FileNotFoundError:
-                    spec.attempt_dir.mkdir(parents=True, exist_ok=True)
-                    agent.write_json_atomic(str(spec.path), body)
-            except OSError as error:
-                raise StoreError(f"cannot be written: {error.strerror}", path=spec.path) from error
+            write_spec(spec.with_gpus(gpus))
         except BaseException:
             self._slots.release(key)
             raise
@@ -152,10 +144,7 @@ class LocalExecutor:
         """
         wanted = [key for key in keys if key in self._dirs]
         for key in wanted:
-            try:
-                ask_to_stop(self._dirs[key], reason, now)
-            except OSError as error:
-                raise StoreError(f"cannot be written: {error.strerror}", path=self._dirs[key]) from error
+            ask_to_stop(self._dirs[key], reason, now)
         for key in wanted:
             run = self._runs.get(key)
             if run is not None and run.pid is not None and agent.process_start(run.pid) == run.start:
