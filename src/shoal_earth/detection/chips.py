@@ -89,7 +89,13 @@ class _Pieces:
 
 
 def cut_chips(
-    dataset: Dataset, out: Path, rules: ChipRules, split: SplitRules, *, finish: Callable[[], None] = lambda: None
+    dataset: Dataset,
+    out: Path,
+    rules: ChipRules,
+    split: SplitRules,
+    *,
+    meanwhile: Callable[[], None] = lambda: None,
+    finish: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Cut a dataset's images into chips and write them as shards with an index; findings are added to the dataset's.
 
@@ -98,6 +104,7 @@ def cut_chips(
         out: folder to write to.
         rules: how to cut.
         split: how to split.
+        meanwhile: called while the first image is decoded, which would only be waited for.
         finish: called when all chips are cut, before the index is written.
 
     Returns:
@@ -108,13 +115,18 @@ def cut_chips(
         WriteError: the disk is full.
     """
     try:
-        return _cut_all(dataset, out, rules, split, finish)
+        return _cut_all(dataset, out, rules, split, meanwhile, finish)
     except OSError as error:
         raise write_error(out, error) from None
 
 
 def _cut_all(
-    dataset: Dataset, out: Path, rules: ChipRules, split: SplitRules, finish: Callable[[], None]
+    dataset: Dataset,
+    out: Path,
+    rules: ChipRules,
+    split: SplitRules,
+    meanwhile: Callable[[], None],
+    finish: Callable[[], None],
 ) -> dict[str, Any]:
     findings = dataset.findings
     splits = split_images(dataset.images, split, findings)
@@ -125,6 +137,7 @@ def _cut_all(
     classes = {name: np.zeros(len(dataset.classes), np.int64) for name in SPLITS}
     # Decoding goes ahead in a thread while chips are written.
     with quiet(), ahead(_decode(dataset.images, rules)) as decoded:
+        meanwhile()
         for number, (image, name) in enumerate(zip(dataset.images, splits, strict=True)):
             findings.read("decoded images")
             findings.read("boxes", len(image.boxes))
@@ -176,28 +189,38 @@ class _Pixels:
     nodata: float | None
 
 
-# Of each image: its pixels' facts, strips with their first rows, and None at the end; or an error at any point.
-_Decoded = _Pixels | tuple[int, Array] | ImageError | None
+@dataclass(frozen=True)
+class _Part:
+    """What is decoded in one go: strips with their first rows, of a small image all of them."""
+
+    pixels: _Pixels
+    strips: list[tuple[int, Array]]
+    last: bool = False
 
 
-def _decode(images: Sequence[Image], rules: ChipRules) -> Generator[_Decoded, None, None]:
+def _decode(images: Sequence[Image], rules: ChipRules) -> Generator[_Part | ImageError, None, None]:
+    """Of each image its parts, up to the last one or to an error."""
     with options():
         for image in images:
             try:
                 with Source(image.path, rules.bands) as source:
                     if (source.width, source.height) != (image.width, image.height):
                         raise ImageError("has another size than when its labels were read")
-                    yield _Pixels(source.bands, source.count, source.dtype, source.nodata)
-                    yield from source.strips(rules.size, starts(image.height, rules.size, rules.overlap))
+                    pixels = _Pixels(source.bands, source.count, source.dtype, source.nodata)
+                    strips = source.strips(rules.size, starts(image.height, rules.size, rules.overlap))
+                    # As one item, so that the next image is decoded while all of this one is cut.
+                    if source.whole:
+                        yield _Part(pixels, list(strips), last=True)
+                    else:
+                        yield from (_Part(pixels, [strip]) for strip in strips)
+                        yield _Part(pixels, [], last=True)
             except ImageError as error:
                 yield error
-            else:
-                yield None
 
 
 def _cut_one(
     image: Image,
-    decoded: Iterator[_Decoded],
+    decoded: Iterator[_Part | ImageError],
     number: int,
     first: int,
     classes: int,
@@ -211,36 +234,33 @@ def _cut_one(
     pieces = _Pieces(np.zeros(len(image.boxes), np.int8), Counter(chips=len(tops) * len(lefts)))
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(image.name).stem)[:48]
     found = np.zeros(classes, np.int64)
-    pixels: _Pixels | None = None
-    statistics: BandStatistics | None = None
-    seen = 0
-    for item in decoded:
-        if isinstance(item, ImageError):
-            raise item
-        if item is None:
+    pixels, statistics, seen = None, None, 0
+    for part in decoded:
+        if isinstance(part, ImageError):
+            raise part
+        if pixels is None:
+            pixels = part.pixels
+            statistics = None if pixels.dtype == "uint8" else BandStatistics(pixels.count, pixels.dtype)
+        for top, strip in part.strips:
+            if statistics is not None:
+                add_valid(statistics, strip[:, max(seen - top, 0) :], pixels.nodata)
+                seen = top + strip.shape[1]
+            near = np.flatnonzero((image.boxes.xyxy[:, 1] < top + size) & (image.boxes.xyxy[:, 3] > top))
+            for left in lefts:
+                rows = _pieces(image, near, left, top, first, rules, pieces)
+                if not len(rows) and not rules.keep_empty:
+                    pieces.counts["empty"] += 1
+                    continue
+                shown = strip[:, :, left : left + size]
+                high, wide = shown.shape[1:]
+                if (high, wide) != (size, size):
+                    shown = np.pad(shown, ((0, 0), (0, size - high), (0, size - wide)))
+                key = f"{number:06d}-{stem}-{top:06d}-{left:06d}"
+                place = {"image_number": number, "row": top, "column": left, "height": high, "width": wide}
+                writer.add(split, key, {"image": shown, "boxes": rows}, **place, objects=len(rows))
+                found += np.bincount(rows["label"], minlength=classes)
+        if part.last:
             break
-        if isinstance(item, _Pixels):
-            pixels = item
-            statistics = None if item.dtype == "uint8" else BandStatistics(item.count, item.dtype)
-            continue
-        top, strip = item
-        if statistics is not None and pixels is not None:
-            add_valid(statistics, strip[:, max(seen - top, 0) :], pixels.nodata)
-            seen = top + strip.shape[1]
-        near = np.flatnonzero((image.boxes.xyxy[:, 1] < top + size) & (image.boxes.xyxy[:, 3] > top))
-        for left in lefts:
-            rows = _pieces(image, near, left, top, first, rules, pieces)
-            if not len(rows) and not rules.keep_empty:
-                pieces.counts["empty"] += 1
-                continue
-            part = strip[:, :, left : left + size]
-            high, wide = part.shape[1:]
-            if (high, wide) != (size, size):
-                part = np.pad(part, ((0, 0), (0, size - high), (0, size - wide)))
-            key = f"{number:06d}-{stem}-{top:06d}-{left:06d}"
-            place = {"image_number": number, "row": top, "column": left, "height": high, "width": wide}
-            writer.add(split, key, {"image": part, "boxes": rows}, **place, objects=len(rows))
-            found += np.bincount(rows["label"], minlength=classes)
     assert pixels is not None
     low, high_end = pixel_range(statistics)
     own: dict[str, Any] = {"bands": pixels.bands, "dtype": pixels.dtype, "low": low, "high": high_end}

@@ -63,6 +63,7 @@ NOTES = {
     "clipped": "the box reached beyond its image and was cut to it",
     "id used twice": "another label has the same id; both are kept, since they differ",
     "class named twice": "two ids stand for one class; they are one class here",
+    "behind a link": "the file lies outside of the dataset's folder, behind a link in it; links are followed",
     "found by its stem": "the file that the label names is not there; the one with the same stem is taken",
     "scene in two splits": "the scene of this image is in two published splits",
     "shown in part": "the piece shows less than is clear, so it is marked difficult",

@@ -46,7 +46,7 @@ _OPTIONS = {
     "GDAL_CACHEMAX": 128 * 2**20,
     "GDAL_PAM_ENABLED": "NO",
 }
-WHOLE_BYTES = 128 * 2**20
+WHOLE_BYTES = 64 * 2**20
 """Larger images are decoded strip by strip."""
 STRIP_BYTES = 2**31
 """An image too wide for this is refused: a header can promise anything."""
@@ -204,6 +204,11 @@ class Source:
         result: Array = values
         return result
 
+    @property
+    def whole(self) -> bool:
+        """Whether it is small enough to be read in one go."""
+        return self.width * self.height * self.count * np.dtype(self.dtype).itemsize <= WHOLE_BYTES
+
     def strips(self, size: int, starts: Sequence[int]) -> Iterator[tuple[int, Array]]:
         """For each start its ``size`` rows (fewer if the image has fewer); every row is read once, all of them in the end.
 
@@ -213,7 +218,7 @@ class Source:
         row = self.width * self.count * np.dtype(self.dtype).itemsize
         if row * min(size, self.height) > STRIP_BYTES:
             raise ImageError(f"is {self.width} pixels wide: {size} rows of it would take {row * size / 2**30:.0f} GiB")
-        if row * self.height <= WHOLE_BYTES:
+        if self.whole:
             whole = self.rows(0, self.height)
             yield from ((start, whole[:, start : start + size]) for start in starts)
             return

@@ -58,7 +58,14 @@ def prepare(
     """
     dataset = read_dataset(kind, source, only=only)
     findings = dataset.findings
-    made = cut_chips(dataset, out, rules, split, finish=lambda: _beside(dataset, out, rules, split))
+    made = cut_chips(
+        dataset,
+        out,
+        rules,
+        split,
+        meanwhile=lambda: write_coco(dataset, out / ANNOTATIONS),
+        finish=lambda: _write_findings(dataset, out, rules, split),
+    )
     lines = [f"{kind}: {len(dataset.images)} images, {dataset.box_count} boxes of {len(dataset.classes)} classes"]
     lines += findings.lines()
     counts: dict[str, float] = {}
@@ -71,16 +78,16 @@ def prepare(
     there = [label for label in dataset.classes if any(made["classes"][name][label] for name in SPLITS)]
     for label in there:
         lines.append(f"  {label}: " + ", ".join(f"{made['classes'][name][label]} {name}" for name in SPLITS))
-    if len(there) < len(dataset.classes):
+    lines += [f"  no object of the class {label}, which was asked for" for label in only or () if label not in there]
+    if only is None and len(there) < len(dataset.classes):
         lines.append(f"  {len(dataset.classes) - len(there)} more classes without an object")
     for kind_of, count in findings.counts.items():
         counts[f"skipped/{kind_of.replace(' ', '-')}"] = count.read - count.kept
     return Prepared(dataset, lines, counts)
 
 
-def _beside(dataset: Dataset, out: Path, rules: ChipRules, split: SplitRules) -> None:
+def _write_findings(dataset: Dataset, out: Path, rules: ChipRules, split: SplitRules) -> None:
     _hand_over(dataset)
-    write_coco(dataset, out / ANNOTATIONS)
     facts = {"dataset": dataset.name, "chips": asdict(rules), "split": asdict(split)}
     write_text(out / FINDINGS, dataset.findings.to_json(**facts))
 
@@ -99,11 +106,12 @@ def _hand_over(dataset: Dataset) -> None:
 
 def write_coco(dataset: Dataset, path: Path) -> None:
     """Write a dataset's images and boxes as COCO JSON, one item a line; each annotation names its source line."""
+    encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make one for each item
     with publish(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for number, (name, items) in enumerate(coco_of(dataset).items()):
             file.write(("{" if not number else "\n ],") + f'\n "{name}": [')
             for position, item in enumerate(items):
-                file.write(("," if position else "") + "\n  " + json.dumps(item, ensure_ascii=False))
+                file.write(("," if position else "") + "\n  " + encode(item))
         file.write("\n ]\n}\n")
 
 
@@ -123,16 +131,17 @@ def _annotations(dataset: Dataset) -> Iterator[dict[str, Any]]:
     own = 0
     for number, image in enumerate(dataset.images):
         boxes = image.boxes
-        for box in range(len(boxes)):
-            left, top, right, bottom = (float(value) for value in boxes.xyxy[box])
+        columns = (boxes.xyxy, boxes.classes, boxes.crowd, boxes.difficult)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        for box, ((left, top, right, bottom), label, crowd, difficult) in enumerate(rows):
             yield {
                 "id": own,
                 "image_id": number,
-                "category_id": int(boxes.classes[box]) + 1,
+                "category_id": label + 1,
                 "bbox": [left, top, right - left, bottom - top],
                 "area": (right - left) * (bottom - top),
-                "iscrowd": int(boxes.crowd[box]),
-                "difficult": int(boxes.difficult[box]),
+                "iscrowd": int(crowd),
+                "difficult": int(difficult),
                 "source": image.where(box),
             }
             own += 1

@@ -13,7 +13,7 @@ from shoal_earth.detection.findings import Findings
 from shoal_earth.detection.form import Boxes, Dataset, Image
 from shoal_earth.detection.imagery import EXTENSIONS, ImageError, Probe, probe
 
-__all__ = ["Collector", "Open", "find_images", "inside", "is_there", "number", "text_lines"]
+__all__ = ["Collector", "Open", "find_images", "first_there", "inside", "is_there", "number", "text_lines"]
 
 Box = tuple[float, float, float, float]
 
@@ -56,6 +56,8 @@ class Collector:
         self.classes: dict[str, int] = {label: number for number, label in enumerate(self.fixed or ())}
         self.images: dict[str, Open] = {}
         self.dropped: set[str] = set()
+        self._home = folder.resolve()
+        self._homes: dict[Path, bool] = {}  # of folders: whether they lie in it
 
     def below(self, path: Path) -> str:
         """A path's name below the root."""
@@ -92,6 +94,8 @@ class Collector:
             )
             return self._drop(name, "other size", where, told)
         self.findings.keep("images")
+        if self._leads_out(path):
+            self.findings.note("images", "behind a link", name)
         if found.dtype != "uint8":
             self.findings.note("images", "not 8 bits", name, found.dtype)
         if found.bands != 3:
@@ -100,6 +104,15 @@ class Collector:
             )
         self.images[name] = Open(name, path, found, label_file, **facts)
         return self.images[name]
+
+    def _leads_out(self, path: Path) -> bool:
+        """Whether links lead from a path in the folder to a file outside of it."""
+        folder = path.parent
+        if folder not in self._homes:
+            self._homes[folder] = folder.resolve().is_relative_to(self._home)
+        if not path.is_symlink():
+            return not self._homes[folder]
+        return not path.resolve().is_relative_to(self._home)
 
     def _drop(self, name: str, reason: str, where: str, text: str) -> Open | None:
         self.findings.skip("images", reason, where, text)
@@ -181,6 +194,8 @@ class Collector:
     @staticmethod
     def _clip(image: Open, box: Box) -> Box:
         width, height = float(image.facts.width), float(image.facts.height)
+        if box[0] >= 0 and box[1] >= 0 and box[2] <= width and box[3] <= height:
+            return box
         return max(box[0], 0.0), max(box[1], 0.0), min(box[2], width), min(box[3], height)
 
     def unlabelled(self, images: Iterable[Path]) -> None:
@@ -256,6 +271,16 @@ def is_there(path: Path) -> bool:
         return False
 
 
+def first_there(paths: Sequence[Path]) -> Path | None:
+    """The first that is a file, or else the first broken link."""
+    if found := next((path for path in paths if is_there(path)), None):
+        return found
+    try:
+        return next((path for path in paths if path.is_symlink()), None)
+    except OSError:
+        return None
+
+
 def find_images(folder: Path) -> list[Path]:
     """All images right in a folder, by name."""
     if not folder.is_dir():
@@ -267,6 +292,8 @@ def number(value: Any) -> float:
     """A number from a number or its text; NaN where it is none."""
     if type(value) is float:
         return value
+    if type(value) is str and "_" in value:  # which float() takes for a space between thousands
+        return math.nan
     if isinstance(value, bool) or value is None:
         return math.nan
     try:

@@ -19,7 +19,7 @@ from typing import Any
 from shoal.errors import UsageError
 from shoal_earth.detection.form import Dataset
 from shoal_earth.detection.jsonstream import stream
-from shoal_earth.detection.readers.base import Collector, Open, find_images, inside, is_there, number
+from shoal_earth.detection.readers.base import Collector, Open, find_images, first_there, inside, number
 
 __all__ = ["ROLES", "read_coco", "read_rareplanes"]
 
@@ -214,7 +214,7 @@ def _image(
         )
     size = number(item.get("width")), number(item.get("height"))
     stated = size if size[0] > 0 and size[1] > 0 else None
-    path = next((path for path in paths if is_there(path)), paths[0])
+    path = first_there(paths) or paths[0]
     opened = take.image(path, where, file.name, size=stated, split=split, group=group(name))
     if own not in file.images:
         file.images[own], file.opened[own] = (name, (file.name, line)), opened

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from shoal.errors import UsageError
 from shoal_earth.detection.form import Dataset
-from shoal_earth.detection.readers.base import Collector, Open, find_images, inside, is_there, text_lines
+from shoal_earth.detection.readers.base import Collector, Open, find_images, first_there, inside, text_lines
 
 __all__ = ["read_csv"]
 
@@ -59,7 +59,7 @@ def _read_table(take: Collector, path: Path, rows: csv.DictReader[str]) -> None:
                 continue
             if file not in images:
                 paths = [inside(place, file, where) for place in (path.parent, path.parent / "images")]
-                images[file] = take.image(next((p for p in paths if is_there(p)), paths[0]), where, name)
+                images[file] = take.image(first_there(paths) or paths[0], where, name)
             box = [row[corner] for corner in _CORNERS]
             if all((value or "").strip() in ("", "0", "0.0") for value in box):
                 take.findings.read("labels")

@@ -14,7 +14,7 @@ from xml.parsers import expat
 from shoal.errors import UsageError
 from shoal_earth.detection.form import Dataset
 from shoal_earth.detection.imagery import EXTENSIONS
-from shoal_earth.detection.readers.base import Collector, find_images, inside, is_there, number
+from shoal_earth.detection.readers.base import Collector, find_images, first_there, inside, is_there, number
 
 __all__ = ["read_voc"]
 
@@ -95,7 +95,7 @@ def read_voc(folder: Path, *, only: Sequence[str] | None = None) -> Dataset:
 def _image_path(found: _Annotation, path: Path, places: list[Path], where: str) -> tuple[Path | None, bool]:
     """The image, and whether it was found by its stem alone."""
     candidates = [inside(place, found.filename, where) for place in places] if found.filename else []
-    if exact := next((p for p in candidates if is_there(p)), None):
+    if exact := first_there(candidates):
         return exact, False
     stems = [Path(found.filename).stem, path.stem] if found.filename else [path.stem]
     for stem in stems:
