@@ -56,7 +56,7 @@ def measure_data(folder: Path, quick: bool) -> Part:
     part.notes = [
         "*plain*: chips of 512 pixels without overlap, so that each pixel is written once as it is decoded once; *overlapping*: "
         "by an eighth, where more is written than read. *prepare* does all of its work: labels read and checked, chips cut and "
-        "written, index, findings. Both decode in one thread; *prepare* cuts and writes in another, while the next image is decoded. "
+        "written, index, findings. Both decode in one thread; *prepare* cuts and writes in another meanwhile. "
         "Random reads find the page cache emptied.",
         f"Evaluation is {scored['times_faster']} times as fast as pycocotools ({low}..{high}), with F1 over all thresholds on "
         "top, and the same AP.",
