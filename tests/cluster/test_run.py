@@ -95,7 +95,6 @@ def test_every_end_is_recorded_and_what_may_be_is_tried_again(lab: Lab) -> None:
     assert left == {"mine", "kube-root-ca.crt"}
 
 
-@pytest.mark.slow  # holds of killed runners have to end
 def test_a_stop_ends_what_runs_and_a_killed_runner_is_followed(lab: Lab) -> None:
     lab.study(LONG)
     runner = lab.begin("run", "s.yaml", "--on", "lab")

@@ -171,9 +171,8 @@ def runner_lease(client: Client, opened: Opened, cluster: Cluster, lost: Any = l
     pod = os.environ.get("SHOAL_POD")
     who = f"the pod {pod}" if pod else f"{user_name()} on {socket.gethostname()}"
     labels = names.labels(opened.plan.study.study, scope)
-    lease = Lease(
-        client, detach.runner_name(scope), labels, holder=who, patience=SECONDS + 30.0 if pod else 0.0, lost=lost
-    )
+    patience = SECONDS + 30.0 if pod else 0.0
+    lease = Lease(client, detach.runner_name(scope), labels, holder=who, pod=pod, patience=patience, lost=lost)
     try:
         lease.__enter__()
     except Forbidden as error:

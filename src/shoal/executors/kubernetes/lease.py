@@ -1,29 +1,40 @@
 """One runner a study in a namespace, wherever it runs: a Lease that its holder renews, beside the lock of the store.
 
-As leader election does it: whoever finds the lease unchanged for as long as it lasts takes it over. A holder that cannot renew it
-in time has lost it, and has to stop deciding.
+As leader election does it: whoever finds the lease unchanged for as long as it lasts takes it over. Whoever can see that its
+holder is dead, a process of this machine or a pod of the namespace, takes it over at once. A holder that finds another in its
+place has lost it, and has to stop deciding; one that only cannot reach the server has not: it can change nothing there meanwhile,
+and what two submit under one name runs once.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import socket
+import sys
 import threading
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from shoal.errors import HeldError
-from shoal.executors.kubernetes.client import LEASES, AlreadyExists, ApiError, Client, Conflict, NotFound
+from shoal.agent import agent
+from shoal.errors import HeldError, ShoalError
+from shoal.executors.kubernetes.client import LEASES, PODS, AlreadyExists, ApiError, Client, Conflict, NotFound
+from shoal.executors.kubernetes.names import PREFIX
 
 __all__ = ["Lease"]
 
 SECONDS = 45
 _RENEW = 10.0
+_TRY_AGAIN = 2.0
 _SKEW = 60.0
+_HOLDER = f"{PREFIX}/holder"
+"""The annotation that says which process or pod holds it, as JSON."""
 
 
 class Lease:
@@ -34,6 +45,7 @@ class Lease:
         name: of the lease.
         labels: of the lease.
         holder: who this is, for people.
+        pod: the pod that this process is in, of the same namespace; None elsewhere.
         patience: for how many seconds to wait for a holder that may be gone.
         lost: called from another thread when the lease is lost.
 
@@ -49,12 +61,14 @@ class Lease:
         labels: dict[str, str],
         *,
         holder: str | None = None,
+        pod: str | None = None,
         patience: float = 0.0,
         lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._client, self._name, self._labels = client, name, labels
         who = holder or f"process {os.getpid()} on {socket.gethostname()}"
         self._me = f"{who} ({secrets.token_hex(4)})"
+        self._who = {"pod": pod} if pod is not None else _this_process()
         self._patience, self._lost = patience, lost
         self._over = threading.Event()
         self._version = ""
@@ -90,10 +104,11 @@ class Lease:
                 seen = (version, time.monotonic())
             lasts = float(spec.get("leaseDurationSeconds") or SECONDS)
             unchanged = time.monotonic() - seen[1] > lasts
-            if not holder or unchanged or _age(spec.get("renewTime")) > lasts + _SKEW:
+            over = not holder or unchanged or _age(spec.get("renewTime")) > lasts + _SKEW
+            if over or self._is_dead(found):
                 self._version = version
                 with contextlib.suppress(Conflict):
-                    self._write(self._spec(int(spec.get("leaseTransitions") or 0) + 1))
+                    self._write(self._spec(int(spec.get("leaseTransitions") or 0) + 1), notes=self._notes())
                     return
                 self._version = ""
                 continue
@@ -111,26 +126,57 @@ class Lease:
         except NotFound:
             return None
 
-    def _keep(self) -> None:
-        renewed = time.monotonic()
-        while not self._over.wait(_RENEW):
+    def _is_dead(self, lease: Mapping[str, Any]) -> bool:
+        """Whether its holder can be seen to be gone."""
+        try:
+            who = json.loads((lease["metadata"].get("annotations") or {}).get(_HOLDER) or "{}")
+        except ValueError:
+            return False
+        if not isinstance(who, dict):
+            return False
+        if isinstance(name := who.get("pod"), str):
             try:
-                self._write({"renewTime": _now()})
-                renewed = time.monotonic()
-            except (Conflict, NotFound):
-                break
+                pod = self._client.get(PODS, name)
+            except NotFound:
+                return True
             except ApiError:
-                if time.monotonic() - renewed > SECONDS - _RENEW:
-                    break
-        else:
-            return
-        self._version = ""
-        self._lost()
+                return False
+            return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+        return _is_dead_here(who)
 
-    def _write(self, spec: dict[str, Any]) -> None:
+    def _keep(self) -> None:
+        pause = _RENEW
+        while not self._over.wait(pause):
+            try:
+                self._renew()
+                pause = _RENEW
+            except (_LostError, NotFound):
+                self._version = ""
+                self._lost()
+                return
+            except ShoalError:
+                pause = min(_RENEW, _TRY_AGAIN)
+
+    def _renew(self) -> None:
+        try:
+            self._write({"renewTime": _now()})
+        except Conflict:
+            # Perhaps by this one itself: an answer was lost on its way.
+            found = self._client.get(LEASES, self._name)
+            if (found.get("spec") or {}).get("holderIdentity") != self._me:
+                raise _LostError from None
+            self._version = _version(found)
+            self._write({"renewTime": _now()})
+
+    def _write(self, spec: dict[str, Any], notes: dict[str, str] | None = None) -> None:
         """Change the lease if it is still as this last saw it."""
-        changes = {"metadata": {"resourceVersion": self._version}, "spec": spec}
-        self._version = _version(self._client.patch(LEASES, self._name, changes))
+        meta: dict[str, Any] = {"resourceVersion": self._version}
+        if notes is not None:
+            meta["annotations"] = notes
+        self._version = _version(self._client.patch(LEASES, self._name, {"metadata": meta, "spec": spec}))
+
+    def _notes(self) -> dict[str, str]:
+        return {_HOLDER: json.dumps(self._who)}
 
     def _spec(self, transitions: int) -> dict[str, Any]:
         return {
@@ -142,8 +188,40 @@ class Lease:
         }
 
     def _manifest(self) -> dict[str, Any]:
-        meta = {"name": self._name, "labels": self._labels}
+        meta = {"name": self._name, "labels": self._labels, "annotations": self._notes()}
         return {"apiVersion": LEASES.api_version, "kind": "Lease", "metadata": meta, "spec": self._spec(0)}
+
+
+class _LostError(Exception):
+    """Another holds it."""
+
+
+def _this_process() -> dict[str, Any]:
+    me = agent.process(os.getpid())
+    machine = _machine()
+    return {} if me is None or machine is None else {"machine": machine, "pid": os.getpid(), "start": me.start}
+
+
+def _is_dead_here(who: Mapping[str, Any]) -> bool:
+    """Whether a process was one of this machine, and is no more."""
+    pid, start = who.get("pid"), who.get("start")
+    if not isinstance(pid, int) or not start or who.get("machine") is None or who["machine"] != _machine():
+        return False
+    there = agent.process(pid)
+    return there is None or not there.alive or there.start != start
+
+
+def _machine() -> str | None:
+    """What no other table of processes has: of another machine, of another container, of an earlier boot; None if unknown."""
+    if sys.platform == "linux":
+        try:
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+            return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}"
+        except OSError:
+            return None
+    address = uuid.getnode()
+    # A made-up one has this bit, and is another one each time.
+    return None if address >> 40 & 1 else f"{socket.gethostname()}/{address:012x}"
 
 
 def _version(lease: dict[str, Any]) -> str:
