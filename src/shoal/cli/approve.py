@@ -39,16 +39,12 @@ def approve(
 ) -> None:
     """Approve what waits for a person. The steps after it may run then."""
     opened = open_study(study, profile=profile, overrides=set_, store=store, as_last_run=True)
-    from shoal.cli.detached import live, put_gate
-
     for path in file or ():
         if not path.is_file():
             raise UsageError(f"--file {path}: there is no such file")
     for id_ in _chosen(opened, gate):
         open_gate(opened, id_, list(file or ()), comment)
         task = opened.plan.tasks[id_]
-        if live(opened.store) is not None:
-            put_gate(opened, task.step, id_)
         typer.echo(f"{opened.plan.study.study}: {task.step} approved")
 
 
@@ -86,8 +82,11 @@ def _chosen(opened: Opened, gate: str | None) -> list[str]:
 
 
 def open_gate(opened: Opened, id_: str, files: list[Path], comment: str) -> None:
-    """Write a gate's result: the files given, who approved and when."""
+    """Write a gate's result: the files given, who approved and when; and bring it to where pods look for it."""
+    import json
+
     from shoal.agent.agent import digest_tree, now, write_json_atomic
+    from shoal.cli.gates import bring_gate
     from shoal.runner.prepare import write_task
     from shoal.store import Snapshot, user_name
 
@@ -118,4 +117,6 @@ def open_gate(opened: Opened, id_: str, files: list[Path], comment: str) -> None
         "seconds": 0.0,
         "approval": {"by": user_name(), "at": at, "comment": comment},
     }
+    # First there: a runner here that finds it starts what needs it.
+    bring_gate(opened, task.step, id_, json.dumps(body).encode())
     write_json_atomic(str(folder.result), body, True)

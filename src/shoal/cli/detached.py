@@ -6,7 +6,7 @@ import contextlib
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -19,15 +19,14 @@ if TYPE_CHECKING:
     from shoal.cli.common import Opened
     from shoal.clusters import Cluster
     from shoal.executors.kubernetes.client import Client
+    from shoal.executors.kubernetes.packs import Packs
     from shoal.executors.kubernetes.reading import ClaimFiles
     from shoal.runner import Request
     from shoal.store import StudyStore
 
-__all__ = ["hand_on", "live", "put_gate", "refresh", "runner_lease", "start", "wait_for_end"]
+__all__ = ["hand_on", "live", "refresh", "runner_files", "runner_lease", "start", "wait_for_end"]
 
 _FILE = "detached.json"
-_SLACK = 2.0
-"""Seconds: a file may be written in the moment in which the pod looks."""
 
 
 # -- starting
@@ -57,7 +56,7 @@ def start(opened: Opened, arguments: list[str], *, asked: set[str] | None, max_p
         assert cluster.store is not None
         name = Path(opened.on).stem
         file = study.path.name if study.path is not None else "study.yaml"
-        words = ["run", file, "--on", name, "--store", cluster.store.root, *arguments]
+        words = ["run", file, "--on", name, "--store", detach.runner_store(cluster), *arguments]
         objects = detach.runner_objects(study.study, inside, _travels(opened, inside, file, name), words)
         *maps, job = objects
         job_name = job["metadata"]["name"]
@@ -70,6 +69,7 @@ def start(opened: Opened, arguments: list[str], *, asked: set[str] | None, max_p
                     )
                 client.delete(JOBS, job_name)
                 _gone(client, job_name)
+            last = _bring_records(opened, cluster)
             _make_account(client, detach.account_objects(inside))
             for one in maps:
                 client.apply(one)
@@ -82,6 +82,7 @@ def start(opened: Opened, arguments: list[str], *, asked: set[str] | None, max_p
             "job": job_name,
             "started": now(),
             "since": 0.0,
+            "packs": last,
             "pod": None,
             "ended": None,
         }
@@ -89,6 +90,29 @@ def start(opened: Opened, arguments: list[str], *, asked: set[str] | None, max_p
         return str(job_name)
     finally:
         client.close()
+
+
+def _bring_records(opened: Opened, cluster: Cluster) -> int:
+    """Where the store is a bucket: let the runner know what was done from here; return the number of the last pack there."""
+    assert cluster.store is not None
+    if cluster.store.s3 is None or not any(opened.store.root.glob("*/*/result.json")):
+        return 0
+    packs = _packs(opened.store, cluster)
+    last = packs.take(int((_read(opened.store) or {}).get("packs") or 0), skip=_ours(opened.store))
+    packs.send(whole=True)
+    return last + 1
+
+
+def _packs(store: StudyStore, cluster: Cluster) -> Packs:
+    from shoal.executors.kubernetes.bucket import find_keys, outside_address
+    from shoal.executors.kubernetes.packs import Packs
+    from shoal.executors.kubernetes.s3 import Bucket
+
+    assert cluster.store is not None
+    keys = find_keys()
+    where = (outside_address(cluster), cluster.store.bucket, cluster.store.region)
+    bucket = Bucket(*where, keys["access_key_id"], keys["secret_access_key"], keys.get("session_token"))
+    return Packs(bucket, cluster.store.prefix, store)
 
 
 def _travels(opened: Opened, cluster: Cluster, file: str, name: str) -> dict[str, tuple[bytes, bool]]:
@@ -237,36 +261,39 @@ def _refresh(store: StudyStore, known: dict[str, Any], beside: Path) -> None:
                 outcome = "its Job is gone"
             if outcome is None:
                 return  # it waits for its pod, or for another one
-            with reader_pod(client, cluster, store.name, find_image(cluster, [cluster.runner.image])) as files:
-                _take(files, store, float(known.get("since") or 0.0))
+            assert cluster.store is not None
+            if cluster.store.s3 is not None:
+                last = _packs(store, cluster).take(int(known.get("packs") or 0), skip=_ours(store))
+                known = {**known, "packs": last}
+            else:
+                with reader_pod(client, cluster, store.name, find_image(cluster, [cluster.runner.image])) as files:
+                    _take(files, store, float(known.get("since") or 0.0))
             known = {**known, "ended": outcome}
     write_json_atomic(str(store.root / _FILE), known)
 
 
 def _take(files: ClaimFiles, store: StudyStore, since: float) -> float:
     """Take what has changed; return where the next look goes on from."""
+    from shoal.executors.kubernetes.packs import SLACK, settle
+
+    state, _ = files.records(store.root, since=max(0.0, since - SLACK), skip=_ours(store))
+    settle(store, state)
+    return state.now
+
+
+def _ours(store: StudyStore) -> Callable[[str], bool]:
+    """Which files are of this machine, and stay as they are."""
+    from shoal.executors.kubernetes.packs import OWN
 
     def ours(path: str) -> bool:
-        if path in ("plan.json", "study.yaml", "place.json", "policies.json"):
-            return True  # of this machine: with the profile, and the place
+        if path in OWN:
+            return True  # with the profile, and the place
         if path.startswith("runs/"):
             before = _json(store.root / path)
             return before is not None and not str(before.get("host")).startswith("shoal-run-")
         return False
 
-    state, _ = files.records(store.root, since=max(0.0, since - _SLACK), skip=ours)
-    for step in store.step_folders():
-        for result in step.glob("*/result.json"):
-            task = f"{step.name}/{result.parent.name}"
-            if state.complete and task not in state.done:
-                result.unlink(missing_ok=True)
-        for note in step.glob("*/attempts/*/waiting.json"):
-            if note.relative_to(store.root).as_posix() not in state.waiting:
-                note.unlink(missing_ok=True)
-    for task in state.done:
-        # Where the outputs are: on the claim.
-        (store.root / task / "out").mkdir(parents=True, exist_ok=True)
-    return state.now
+    return ours
 
 
 def _outcome(job: dict[str, Any]) -> str | None:
@@ -283,7 +310,8 @@ def _pod(client: Client, cluster: Cluster, store: StudyStore) -> str | None:
     from shoal.executors.kubernetes.client import PODS
 
     assert cluster.store is not None
-    scope = names.scope_of(store.name, cluster.store.claim or "", cluster.store.root)
+    place = cluster.store.claim or cluster.store.s3 or ""
+    scope = names.scope_of(store.name, place, cluster.store.root)
     pods = client.list(PODS, selector=names.selector(scope, role="runner")).items
     running = [one for one in pods if (one.get("status") or {}).get("phase") == "Running"]
     running.sort(key=lambda one: str(one["metadata"]["creationTimestamp"]))
@@ -291,11 +319,10 @@ def _pod(client: Client, cluster: Cluster, store: StudyStore) -> str | None:
 
 
 def _files(client: Client, cluster: Cluster, store: StudyStore, pod: str) -> ClaimFiles:
-    from shoal.executors.kubernetes.detach import CONTAINER
+    from shoal.executors.kubernetes.detach import CONTAINER, runner_store
     from shoal.executors.kubernetes.reading import ClaimFiles
 
-    assert cluster.store is not None
-    root = PurePosixPath(cluster.store.root) / store.name
+    root = PurePosixPath(runner_store(cluster)) / store.name
     return ClaimFiles(client, pod, root, python=cluster.runner.python, container=CONTAINER)
 
 
@@ -324,21 +351,17 @@ def hand_on(opened: Opened, request: Request) -> None:
     from shoal.runner import as_file
 
     name, body = as_file(request)
-    with _runner_files(opened) as files:
+    with runner_files(opened) as files:
         files.put(f"control/{name}", body)
 
 
-def put_gate(opened: Opened, step: str, task: str) -> None:
-    """Bring what a person approved here to where the runner in the cluster looks for it; the result last."""
-    folder = opened.store.task(step, task).root
-    with _runner_files(opened) as files:
-        for path in sorted(folder.rglob("*"), key=lambda path: path.name == "result.json"):
-            if path.is_file():
-                files.put(f"{step}/{task}/{path.relative_to(folder).as_posix()}", path.read_bytes())
-
-
 @contextlib.contextmanager
-def _runner_files(opened: Opened) -> Iterator[ClaimFiles]:
+def runner_files(opened: Opened) -> Iterator[ClaimFiles]:
+    """The files of the runner in the cluster.
+
+    Raises:
+        UsageError: its pod does not run at the moment.
+    """
     known = _read(opened.store) or {}
     with _connected(known, opened.plan.study.folder) as (client, cluster):
         pod = _pod(client, cluster, opened.store)

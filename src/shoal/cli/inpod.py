@@ -2,18 +2,26 @@
 
     python3 -m shoal.cli.inpod BASKET STUDY -- run FILE --on CLUSTER --store FOLDER ...
 
-It ends with the exit code of ``shoal run``, or with 143 when the pod was asked to end: then a new one is started, which goes on.
+Where the store is a bucket, what the runner writes lies on this pod's disk: it is brought from the bucket before the run, and
+sent there while it lasts. It ends with the exit code of ``shoal run``, or with 143 when the pod was asked to end: then a new one
+is started, which goes on.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shoal.executors.kubernetes.packs import Packs
 
 __all__ = ["APPROVED", "main"]
 
@@ -21,6 +29,7 @@ APPROVED = ".approved"
 """Results of gates that a person has passed on another machine, as ``STEP/TASK``."""
 _WAITS, _STOPPED, _ENDED = 3, 130, 143
 _LOOK_EVERY = 5.0
+_SEND_EVERY = 15.0
 
 
 def main(argv: list[str]) -> int:
@@ -31,6 +40,44 @@ def main(argv: list[str]) -> int:
     unpack(basket, study)
     store = Path(arguments[arguments.index("--store") + 1])
     folder = _folder(study, store)
+    packs = _packs(study, arguments[arguments.index("--on") + 1], folder)
+    if packs is None:
+        return _run(study, folder, arguments)
+    from shoal.errors import ShoalError
+
+    try:
+        packs.take()
+        packs.send(whole=True)
+    except ShoalError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
+    over = threading.Event()
+    sender = threading.Thread(target=_send, args=(packs, over), daemon=True)
+    sender.start()
+    try:
+        return _run(study, folder, arguments)
+    finally:
+        over.set()
+        sender.join()
+
+
+def _send(packs: Packs, over: threading.Event) -> None:
+    """Send what is new now and then, and all of it in the end."""
+    from shoal.errors import ShoalError
+
+    tries = 0
+    while tries < 3:
+        ending = over.wait(_SEND_EVERY if tries == 0 else 1.0)
+        try:
+            packs.send()
+            if ending:
+                return
+        except ShoalError as error:
+            print(f"{error}; trying again", file=sys.stderr, flush=True)
+            tries += 1 if ending else 0
+
+
+def _run(study: str, folder: Path, arguments: list[str]) -> int:
     take_approvals(study, folder)
     asked: list[int] = []
     running: list[subprocess.Popen[bytes]] = []
@@ -59,6 +106,22 @@ def main(argv: list[str]) -> int:
                 return _STOPPED
             time.sleep(_LOOK_EVERY)
     return _ENDED
+
+
+def _packs(study: str, place: str, folder: Path) -> Packs | None:
+    """The runner's records in the bucket; None where the store is a claim. The keys leave the environment."""
+    from shoal.clusters import load_cluster
+    from shoal.executors.kubernetes.packs import Packs
+    from shoal.executors.kubernetes.podspec import BUCKET_KEYS
+    from shoal.executors.kubernetes.s3 import Bucket
+    from shoal.store import StudyStore
+
+    key, secret, token = (os.environ.pop(name, None) for name, *_ in BUCKET_KEYS)
+    store = load_cluster(place, beside=Path(study)).store
+    if store is None or store.s3 is None:
+        return None
+    bucket = Bucket(store.address, store.bucket, store.region, key or "", secret or "", token)
+    return Packs(bucket, store.prefix, StudyStore(folder))
 
 
 def _folder(study: str, store: Path) -> Path:

@@ -181,6 +181,20 @@ class BucketFiles:
         read = json.loads(found) if found is not None else None
         return read if isinstance(read, dict) else None
 
+    def put(self, path: str, data: bytes) -> None:
+        """Write a file below the study's folder.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        import obstore
+        from obstore.exceptions import BaseError
+
+        try:
+            obstore.put(self._store, f"{self._study}/{path}", data)
+        except BaseError as error:
+            raise _said(error, "written") from error
+
     def _get(self, path: str) -> bytes | None:
         import obstore
         from obstore.exceptions import BaseError, NotFoundError
@@ -214,6 +228,6 @@ class BucketFiles:
             raise _said(error) from error
 
 
-def _said(error: Exception) -> StoreError:
+def _said(error: Exception, done: str = "read") -> StoreError:
     text = " ".join(str(error).split())
-    return StoreError(f"the bucket cannot be read: {text[:300]}", hint="Are keys, bucket and endpoint right?")
+    return StoreError(f"the bucket cannot be {done}: {text[:300]}", hint="Are keys, bucket and endpoint right?")

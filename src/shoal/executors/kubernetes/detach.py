@@ -8,11 +8,13 @@ from typing import Any
 from shoal.clusters.schema import Cluster
 from shoal.errors import UsageError
 from shoal.executors.kubernetes import bundle, names
-from shoal.executors.kubernetes.podspec import Manifest, pod_security
+from shoal.executors.kubernetes.podspec import Manifest, bucket_env, pod_security
 from shoal.executors.kubernetes.reading import VARIABLE, reader_source
-from shoal.executors.kubernetes.spec import WORK
+from shoal.executors.kubernetes.spec import WORK, layout_of
 
-__all__ = ["ACCOUNT", "BASKET", "CONTAINER", "STUDY", "account_objects", "role", "runner_name", "runner_objects"]
+__all__ = [
+    "ACCOUNT", "BASKET", "CONTAINER", "STUDY", "account_objects", "role", "runner_name", "runner_objects", "runner_store",
+]  # fmt: skip
 
 ACCOUNT = "shoal-runner"
 CONTAINER = "runner"
@@ -20,6 +22,7 @@ BASKET = "/shoal-study"
 """Where the study travels, in pieces."""
 STUDY = f"{WORK}/study"
 """Where it is laid out."""
+_RECORDS = f"{WORK}/runs"
 # What `shoal run` ends with when there is nothing left to do, or a person has to look: it is not started again.
 _FINAL = (1, 2, 3, 130)
 
@@ -64,6 +67,12 @@ def account_objects(cluster: Cluster) -> list[Manifest]:
     return [account, role(cluster), binding]
 
 
+def runner_store(cluster: Cluster) -> str:
+    """The store of the runner in its pod: the claim itself, or, for a bucket, records of its own as on any machine."""
+    assert cluster.store is not None
+    return cluster.store.root if cluster.store.claim is not None else _RECORDS
+
+
 def runner_name(scope: str) -> str:
     """Name of the Job, and of the Lease: one for each study in a store."""
     return f"shoal-run-{scope}"
@@ -80,13 +89,13 @@ def runner_objects(
 
     Args:
         study: name of the study.
-        cluster: where; its store is a claim.
+        cluster: where.
         files: the study file, its code and the cluster file: path to content and whether it is executable.
         arguments: of ``shoal run``.
         secrets: names of the variables that the study's steps get from the Secret; here they are masked in records.
 
     Raises:
-        UsageError: there is no image with Shoal, no claim, or too much to travel.
+        UsageError: there is no image with Shoal, no store, or too much to travel.
     """
     store = cluster.store
     if cluster.runner.image is None:
@@ -94,12 +103,9 @@ def runner_objects(
             f"the cluster {cluster.name} names no image for the runner",
             hint="runner: {image: ...} in the cluster file: any image with Shoal in it. images/README.md says how to build one.",
         )
-    if store is None or store.claim is None:
-        raise UsageError(
-            "--detach needs a store on a claim: the runner in the cluster works on its files directly",
-            hint="store: {claim: NAME} in the cluster file, or run without --detach.",
-        )
-    scope = names.scope_of(study, store.claim, store.root)
+    layout_of(cluster, study)
+    assert store is not None
+    scope = names.scope_of(study, store.claim or store.s3 or "", store.root)
     labels = {**cluster.defaults.labels, **names.labels(study, scope), names.ROLE: "runner"}
     packed = bundle.pack(files, "of the whole study")
     assert packed is not None
@@ -122,6 +128,7 @@ def _job(
 ) -> Manifest:
     store, defaults = cluster.store, cluster.defaults
     assert store is not None
+    keys = [{"name": key, **value} for key, value in bucket_env(str(store.secret)).items()] if store.s3 else []
     amounts = {"cpu": "1", "memory": str(cluster.runner.memory)}
     pod: Manifest = {
         "restartPolicy": "Never",
@@ -140,13 +147,13 @@ def _job(
                     {"name": "SHOAL_POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
                     {"name": "HOME", "value": WORK},
                     {"name": VARIABLE, "value": reader_source()},
+                    *keys,
                 ],
                 "resources": {"requests": amounts, "limits": amounts},
                 "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
                 "volumeMounts": [
                     {"name": "study", "mountPath": BASKET, "readOnly": True},
                     {"name": "work", "mountPath": WORK},
-                    {"name": "store", "mountPath": store.path},
                 ],
             }
         ],
@@ -156,10 +163,12 @@ def _job(
                 "projected": {"sources": [{"configMap": {"name": one["metadata"]["name"]}} for one in maps]},
             },
             {"name": "work", "emptyDir": {}},
-            {"name": "store", "persistentVolumeClaim": {"claimName": store.claim}},
         ],
     }
     (container,) = pod["containers"]
+    if store.claim is not None:
+        pod["volumes"].append({"name": "store", "persistentVolumeClaim": {"claimName": store.claim}})
+        container["volumeMounts"].append({"name": "store", "mountPath": store.path})
     for number, one in enumerate(cluster.volumes):
         # Code and environments may lie there.
         if one.claim != store.claim:

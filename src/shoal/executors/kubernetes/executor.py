@@ -338,8 +338,7 @@ class KubernetesExecutor:
             self._count(attempt, "waiting")
         attempt.submitted = False
         # Times and digests of inputs are left to the pod: so `shoal plan --manifests` shows the very object that is made.
-        gates = {task: None for task, digest in sorted(attempt.spec.input_digests.items()) if digest is None}
-        spec = {**attempt.spec.to_json(), "queued": None, "input_digests": gates, **bucket_of(self._cluster)}
+        spec = {**attempt.spec.to_json(), "queued": None, "input_digests": {}, **bucket_of(self._cluster)}
         self._submitter.submit(attempt.spec.key, spec, attempt.way, anew=anew)
 
     def _made(self, attempt: _Attempt, told: Created) -> None:

@@ -13,7 +13,6 @@ import json
 import os
 import secrets
 import socket
-import sys
 import threading
 import time
 import uuid
@@ -213,10 +212,11 @@ def _is_dead_here(who: Mapping[str, Any]) -> bool:
 
 def _machine() -> str | None:
     """What no other table of processes has: of another machine, of another container, of an earlier boot; None if unknown."""
-    if sys.platform == "linux":
+    table = Path("/proc/self/ns/pid")
+    if table.exists():
         try:
             boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-            return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}"
+            return f"{boot}/{table.stat().st_ino}"
         except OSError:
             return None
     address = uuid.getnode()

@@ -22,7 +22,7 @@ _MARGIN = 30
 _MARGIN_BUCKET = 120
 _STARTING = 1800
 # Variable of the pod, key of the Secret, whether it may be absent.
-_BUCKET_KEYS = (
+BUCKET_KEYS = (
     ("SHOAL_S3_KEY", "AWS_ACCESS_KEY_ID", False),
     ("SHOAL_S3_SECRET", "AWS_SECRET_ACCESS_KEY", False),
     ("SHOAL_S3_TOKEN", "AWS_SESSION_TOKEN", True),
@@ -177,9 +177,7 @@ def _env(spec: Mapping[str, Any], cluster: Cluster, asked: Resources, name: str)
         made[key] = {"valueFrom": {"secretKeyRef": {"name": cluster.defaults.secret, "key": key}}}
     if "bucket" in spec:
         assert cluster.store is not None
-        for key, inside, optional in _BUCKET_KEYS:
-            from_ = {"name": cluster.store.secret, "key": inside, **({"optional": True} if optional else {})}
-            made[key] = {"valueFrom": {"secretKeyRef": from_}}
+        made |= bucket_env(str(cluster.store.secret))
     if asked.nodes > 1:
         index = {"fieldRef": {"fieldPath": "metadata.annotations['batch.kubernetes.io/job-completion-index']"}}
         group: dict[str, Manifest] = {
@@ -192,6 +190,15 @@ def _env(spec: Mapping[str, Any], cluster: Cluster, asked: Resources, name: str)
         made |= {prefix + key: value for key, value in group.items() for prefix in ("", "PET_")}
         made["PET_NPROC_PER_NODE"] = {"value": str(max(1, asked.gpu))}
     return [{"name": key, **value} for key, value in made.items()]
+
+
+def bucket_env(secret: str) -> dict[str, Manifest]:
+    """The variables with the keys of the bucket, from the Secret of that name."""
+    made: dict[str, Manifest] = {}
+    for key, inside, optional in BUCKET_KEYS:
+        from_ = {"name": secret, "key": inside, **({"optional": True} if optional else {})}
+        made[key] = {"valueFrom": {"secretKeyRef": from_}}
+    return made
 
 
 def _volumes(cluster: Cluster, asked: Resources, sources: list[Manifest]) -> tuple[list[Manifest], list[Manifest]]:

@@ -3,12 +3,11 @@
     python3 reader.py wait                         do nothing until the pod is removed
     python3 reader.py records '{"root": ...}'      the small files of a study that have changed
     python3 reader.py outputs FOLDER               what a task made
-    python3 reader.py put FILE BASE64              write a small file, whole or not at all
+    python3 reader.py put FILE SIZE                write a file, whole or not at all; its content comes by standard input
 
 One file of the standard library of Python 3.8, so any image will do. It never writes outside of a ``put``.
 """
 
-import base64
 import io
 import json
 import os
@@ -50,9 +49,9 @@ def records(asked: Dict[str, Any], out: Any) -> None:
     files = _small(root, known, tasks is None, bool(asked.get("pictures")))
     chosen = []
     for path in files:
-        if path.endswith("/waiting.json"):
-            state["waiting"].append(path)
         info = _stat(os.path.join(root, path))
+        if info is not None and path.endswith("/waiting.json"):
+            state["waiting"].append(path)
         if info is not None and (info.st_mtime > since or info.st_ctime > since):
             chosen.append(path)
     with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as archive:
@@ -163,9 +162,13 @@ def main(argv: List[str]) -> int:
                 return 3
             outputs(rest[0], sys.stdout.buffer)
         elif verb == "put":
-            put(rest[0], base64.b64decode(rest[1]))
+            data = sys.stdin.buffer.read(int(rest[1]))
+            if len(data) < int(rest[1]):
+                sys.stderr.write("%s came cut short\n" % rest[0])
+                return 1
+            put(rest[0], data)
         else:
-            sys.stderr.write("usage: reader.py wait | records JSON | outputs FOLDER | put FILE BASE64\n")
+            sys.stderr.write("usage: reader.py wait | records JSON | outputs FOLDER | put FILE SIZE\n")
             return 2
     except OSError as error:
         sys.stderr.write("%s\n" % error)

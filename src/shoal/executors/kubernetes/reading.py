@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import secrets
@@ -193,12 +192,13 @@ class ClaimFiles:
             lay_out(running.output(), folder)
 
     def put(self, path: str, data: bytes) -> None:
-        """Write a small file below the study's folder there, whole or not at all."""
-        with self._run("put", str(self._root / path), base64.b64encode(data).decode("ascii")) as running:
+        """Write a file below the study's folder there, whole or not at all."""
+        with self._run("put", str(self._root / path), str(len(data)), stdin=True) as running:
+            running.send(data)
             running.read()
 
-    def _run(self, *words: str) -> Any:
-        return self._client.execute(self._pod, [*self._start, *words], container=self._container)
+    def _run(self, *words: str, stdin: bool = False) -> Any:
+        return self._client.execute(self._pod, [*self._start, *words], container=self._container, stdin=stdin)
 
 
 def find_image(cluster: Cluster, images: Sequence[str | None]) -> str:

@@ -75,7 +75,6 @@ def pod_spec(
         StudyError: the command cannot be rendered.
         UsageError: the cluster has no store.
     """
-    gates = {one for need, ids in task.inputs.items() if plan.study.steps[need].gate is not None for one in ids}
     spec = attempt_spec(
         plan,
         task,
@@ -86,7 +85,6 @@ def pod_spec(
         code=code,
         resources=with_defaults(cluster, resources_of(plan, task, overrides)),
         executor="kubernetes",
-        input_digests=dict.fromkeys(sorted(gates)),
     )
     return {**spec, **bucket_of(cluster)}
 

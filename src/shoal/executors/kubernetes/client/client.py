@@ -263,13 +263,16 @@ class Client:
         with self.connection.stream(path, asked, params=params, silence=3600.0 if follow else 60.0) as stream:
             yield from stream.chunks()
 
-    def execute(self, pod: str, command: Sequence[str], *, container: str | None = None) -> Execution:
+    def execute(
+        self, pod: str, command: Sequence[str], *, container: str | None = None, stdin: bool = False
+    ) -> Execution:
         """Start a command in a running container; its output is read as it comes, as a context manager.
 
         Args:
             pod: its name.
             command: exact words.
             container: needed where there are several.
+            stdin: whether something will be sent to it.
 
         Raises:
             ApiError, LoginError: it cannot be started.
@@ -277,6 +280,7 @@ class Client:
         asked = self._asked("get", PODS, pod, "exec")
         params = [("command", word) for word in command] + [("stdout", "true"), ("stderr", "true")]
         params += [("container", container)] if container is not None else []
+        params += [("stdin", "true")] if stdin else []
         return Execution(
             self.connection.socket(self._path(PODS, pod, "exec"), asked, params=params, protocols=PROTOCOLS), asked
         )

@@ -1,6 +1,7 @@
 """Commands in running containers, by the websocket protocol that kubectl exec speaks (``v5`` and ``v4.channel.k8s.io``).
 
-Each message begins with a byte that names its channel: 1 standard output, 2 standard error, 3 the command's end as a ``Status``.
+Each message begins with a byte that names its channel: 0 standard input, 1 standard output, 2 standard error, 3 the command's
+end as a ``Status``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["PROTOCOLS", "CommandFailed", "Execution", "open_socket"]
 
 PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
-_STDOUT, _STDERR, _END = 1, 2, 3
+_STDIN, _STDOUT, _STDERR, _END = 0, 1, 2, 3
+_PIECE = 32 << 10
 _OPEN = 30.0
 _SILENCE = 300.0
 _TAIL = 4096
@@ -56,6 +58,20 @@ class Execution:
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
+    def send(self, data: bytes) -> None:
+        """Write to its standard input, which stays open: the command has to know how much there is to read.
+
+        Raises:
+            Unreachable: the connection broke.
+        """
+        from websockets.exceptions import ConnectionClosed
+
+        try:
+            for start in range(0, len(data), _PIECE):
+                self._socket.send(bytes([_STDIN]) + data[start : start + _PIECE])
+        except (ConnectionClosed, OSError) as error:
+            raise self._broken(error) from error
+
     def output(self, silence: float = _SILENCE) -> Iterator[bytes]:
         """Yield what it prints, to its end.
 
@@ -72,10 +88,7 @@ class Execution:
             try:
                 message = self._socket.recv(timeout=silence)
             except (ConnectionClosed, TimeoutError, OSError) as error:
-                raise Unreachable(
-                    f"{self._asked.server}: the connection to pod {self._asked.name} broke: {error or 'no word'}",
-                    self._asked,
-                ) from error
+                raise self._broken(error) from error
             data = message.encode() if isinstance(message, str) else message
             if not data:
                 continue
@@ -91,6 +104,10 @@ class Execution:
     def read(self, silence: float = _SILENCE) -> bytes:
         """All that it prints; raises as `output`."""
         return b"".join(self.output(silence))
+
+    def _broken(self, error: Exception) -> Unreachable:
+        text = f"{self._asked.server}: the connection to pod {self._asked.name} broke: {error or 'no word'}"
+        return Unreachable(text, self._asked)
 
     def _end(self, data: bytes) -> None:
         try:
