@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -10,9 +11,10 @@ import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any
 
 from websockets.datastructures import Headers
+from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.sync.server import ServerConnection, serve
 
@@ -52,11 +54,15 @@ class Pods:
     def serve(self, socket: ServerConnection) -> None:
         assert socket.request is not None
         path, _, query = socket.request.path.partition("?")
-        words = urllib.parse.parse_qs(query)["command"]
+        asked = urllib.parse.parse_qs(query)
+        words = asked["command"]
         self.asked.append((path, words))
         env = {**os.environ, "SHOAL_READER": reading.reader_source()}
         left = self.cut.pop(0) if self.cut else None
-        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as process:
+        takes = subprocess.PIPE if asked.get("stdin") == ["true"] else subprocess.DEVNULL
+        with subprocess.Popen(words, stdin=takes, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as process:
+            if process.stdin is not None:
+                threading.Thread(target=self._feed, args=(socket, process.stdin), daemon=True).start()
             assert process.stdout is not None
             assert process.stderr is not None
             socket.send(b"\1")  # an empty message opens each channel
@@ -76,6 +82,16 @@ class Pods:
             causes = [{"reason": "ExitCode", "message": str(code)}]
             status = {"status": "Failure", "reason": "NonZeroExitCode", "details": {"causes": causes}}
         socket.send(b"\3" + json.dumps(status).encode())
+
+    def _feed(self, socket: ServerConnection, stdin: IO[bytes]) -> None:
+        with contextlib.suppress(ConnectionClosed, OSError, ValueError):
+            for message in socket:
+                assert isinstance(message, bytes)
+                assert message[0] == 0
+                stdin.write(message[1:])
+                stdin.flush()
+        with contextlib.suppress(OSError):
+            stdin.close()
 
 
 @contextmanager

@@ -26,7 +26,7 @@ def made(text: str = PLAIN, **more: Any) -> list[dict[str, Any]]:
     return detach.runner_objects("burned-area", cluster(text + RUNNER), FILES, ["run", "study.yaml"], **more)
 
 
-@pytest.mark.parametrize("text", [PLAIN, FULL])
+@pytest.mark.parametrize("text", [PLAIN, FULL, BUCKETED])
 def test_kubernetes_own_types_accept_the_objects(text: str) -> None:
     objects = [*made(text), *detach.account_objects(cluster(text))]
     assert {one["kind"] for one in objects} == {"ConfigMap", "Job", "ServiceAccount", "Role", "RoleBinding"}
@@ -84,8 +84,17 @@ def test_an_account_of_ones_own_is_used_and_nothing_made() -> None:
     assert job["spec"]["template"]["spec"]["serviceAccountName"] == "mine"
 
 
+def test_the_keys_of_a_bucket_come_by_secret_only() -> None:
+    pod = made(BUCKETED)[-1]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    env = {one["name"]: one for one in container["env"]}
+    for key, inside in (("SHOAL_S3_KEY", "AWS_ACCESS_KEY_ID"), ("SHOAL_S3_SECRET", "AWS_SECRET_ACCESS_KEY")):
+        assert env[key] == {"name": key, "valueFrom": {"secretKeyRef": {"name": "keys", "key": inside}}}
+    assert not [one for one in pod["volumes"] if "persistentVolumeClaim" in one]
+
+
 @pytest.mark.parametrize(
-    ("text", "says"), [(PLAIN, "no image for the runner"), (BUCKETED + RUNNER, "a store on a claim")]
+    ("text", "says"), [(PLAIN, "no image for the runner"), ("namespace: lab\n" + RUNNER, "has no store")]
 )
 def test_what_cannot_work_is_refused(text: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):

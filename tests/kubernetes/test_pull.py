@@ -260,12 +260,19 @@ def test_long_logs_come_as_their_end(claim: Path, tmp_path: Path, monkeypatch: p
     assert not (tmp_path / "runs" / "1.json").exists(), "half a JSON file is none"
 
 
-def test_a_small_file_is_put_whole(server: Pods, claim: Path) -> None:
+def test_a_file_is_put_whole_or_not_at_all(server: Pods, claim: Path) -> None:
+    large = os.urandom(1_000_000)
+    files(server, claim).put("look/cccccccccccc/out/tiles", large)
+    assert (claim / "look" / "cccccccccccc" / "out" / "tiles").read_bytes() == large
     files(server, claim).put("control/1-stop.json", b'{"verb": "stop"}')
     assert json.loads((claim / "control" / "1-stop.json").read_text()) == {"verb": "stop"}
     assert [path.name for path in (claim / "control").iterdir()] == ["1-stop.json"]
     with pytest.raises(CommandFailed):
         files(server, claim).put("plan.json/x", b"")
+    with files(server, claim)._run("put", str(claim / "half"), "10", stdin=True) as running:
+        running.send(b"12345")
+    time.sleep(0.5)
+    assert not (claim / "half").exists()
 
 
 # -- the pod
@@ -281,7 +288,8 @@ def test_the_reader_can_do_little_and_ends_by_itself(text: str) -> None:
     assert spec["activeDeadlineSeconds"] <= 6 * 3600, "bare pods are removed after 6 h"
     (container,) = spec["containers"]
     assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-    assert container["volumeMounts"] == [{"name": "store", "mountPath": "/shoal", "readOnly": True}]
+    assert container["volumeMounts"][0] == {"name": "store", "mountPath": "/shoal", "readOnly": True}
+    assert all(one["readOnly"] for one in container["volumeMounts"])
     assert container["resources"]["requests"] == container["resources"]["limits"]
     names = {reader_manifest(cluster(text), "s", "i")["metadata"]["name"] for _ in range(5)}
     assert len(names) == 5

@@ -187,7 +187,6 @@ def runner_lease(client: Client, opened: Opened, cluster: Cluster, lost: Any = l
 
     from shoal.cli.on_cluster import scope_of
     from shoal.executors.kubernetes import detach, names
-    from shoal.executors.kubernetes.client import Forbidden
     from shoal.executors.kubernetes.lease import SECONDS, Lease
     from shoal.store import user_name
 
@@ -197,16 +196,8 @@ def runner_lease(client: Client, opened: Opened, cluster: Cluster, lost: Any = l
     labels = names.labels(opened.plan.study.study, scope)
     patience = SECONDS + 30.0 if pod else 0.0
     lease = Lease(client, detach.runner_name(scope), labels, holder=who, pod=pod, patience=patience, lost=lost)
-    try:
-        lease.__enter__()
-    except Forbidden as error:
-        typer.echo(f"note: {error}; nothing keeps a second runner elsewhere from running the same study", err=True)
+    with lease:
         yield
-        return
-    try:
-        yield
-    finally:
-        lease.__exit__(None, None, None)
 
 
 # -- looking

@@ -8,7 +8,7 @@ from typing import Any
 from shoal.clusters.schema import Cluster
 from shoal.errors import UsageError
 from shoal.executors.kubernetes import bundle, names
-from shoal.executors.kubernetes.podspec import Manifest, bucket_env, pod_security
+from shoal.executors.kubernetes.podspec import Manifest, bucket_env, other_claims, pod_security
 from shoal.executors.kubernetes.reading import VARIABLE, reader_source
 from shoal.executors.kubernetes.spec import WORK, layout_of
 
@@ -169,12 +169,9 @@ def _job(
     if store.claim is not None:
         pod["volumes"].append({"name": "store", "persistentVolumeClaim": {"claimName": store.claim}})
         container["volumeMounts"].append({"name": "store", "mountPath": store.path})
-    for number, one in enumerate(cluster.volumes):
-        # Code and environments may lie there.
-        if one.claim != store.claim:
-            volume = f"claim-{number}"
-            pod["volumes"].append({"name": volume, "persistentVolumeClaim": {"claimName": one.claim}})
-            container["volumeMounts"].append({"name": volume, "mountPath": one.path, "readOnly": True})
+    volumes, mounts = other_claims(cluster)
+    pod["volumes"] += volumes
+    container["volumeMounts"] += mounts
     if defaults.image_pull_secrets:
         pod["imagePullSecrets"] = [{"name": one} for one in defaults.image_pull_secrets]
     spec: Manifest = {

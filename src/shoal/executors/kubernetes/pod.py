@@ -26,6 +26,7 @@ MESSAGE = "/dev/termination-log"
 LONGEST = 4096
 STORE = 18  # exit status: the store cannot be read or written, as the agent has it
 SPEC = 2
+DENIED = 1  # the user's to mend
 PREEMPTED = 17
 CLAIMED = 20
 LONG = "shoal-summary: "
@@ -304,6 +305,8 @@ def main(folder: str) -> int:
     except Stopped:
         return fail(spec, PREEMPTED, "asked to end (SIGTERM) before the command was started")
     except (OSError, ValueError, KeyError, TypeError, tarfile.TarError) as error:
+        if getattr(error, "status", None) in (401, 403):  # waiting would not help
+            return fail(spec, DENIED, "the object store does not accept the keys, or not for this bucket: %s" % error)
         return fail(spec, STORE, "cannot prepare the attempt: %s" % error)
     except LookupError as error:
         return fail(spec, STORE, str(error))

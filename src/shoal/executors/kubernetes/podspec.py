@@ -192,6 +192,19 @@ def _env(spec: Mapping[str, Any], cluster: Cluster, asked: Resources, name: str)
     return [{"name": key, **value} for key, value in made.items()]
 
 
+def other_claims(cluster: Cluster) -> tuple[list[Manifest], list[Manifest]]:
+    """Volumes and mounts of the cluster's claims beside the store's, to be read: environments may lie there."""
+    volumes: list[Manifest] = []
+    mounts: list[Manifest] = []
+    store = cluster.store.claim if cluster.store is not None else None
+    for number, one in enumerate(cluster.volumes):
+        if one.claim != store:
+            name = f"claim-{number}"
+            volumes.append({"name": name, "persistentVolumeClaim": {"claimName": one.claim}})
+            mounts.append({"name": name, "mountPath": one.path, "readOnly": True})
+    return volumes, mounts
+
+
 def bucket_env(secret: str) -> dict[str, Manifest]:
     """The variables with the keys of the bucket, from the Secret of that name."""
     made: dict[str, Manifest] = {}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from shoal.clusters.schema import Cluster
 from shoal.errors import UsageError
+from shoal.executors.kubernetes.bucket import outside_address
 from shoal.executors.kubernetes.client import (
     CLAIMS,
     CONFIG_MAPS,
     JOBS,
+    LEASES,
     NAMESPACES,
     PODS,
     SECRETS,
@@ -27,6 +30,7 @@ from shoal.executors.kubernetes.client import (
 )
 from shoal.executors.kubernetes.client.resources import RULES_REVIEWS
 from shoal.executors.kubernetes.manifests import Manifest
+from shoal.executors.kubernetes.s3 import Bucket, S3Error
 
 __all__ = ["NEEDED", "Right", "missing_rights", "preflight"]
 
@@ -47,6 +51,9 @@ NEEDED: tuple[Right, ...] = (
     ("deletecollection", PODS, None),
     ("get", PODS, "log"),
     ("create", CONFIG_MAPS, None),
+    ("get", LEASES, None),
+    ("create", LEASES, None),
+    ("patch", LEASES, None),
 )
 """What a run needs in its namespace."""
 _FOR_NODES: tuple[Right, ...] = (("create", SERVICES, None),)
@@ -92,7 +99,8 @@ def preflight(
             f"kubectl create rolebinding shoal --clusterrole=edit --user=YOU -n {client.namespace}",
         )
     _claim(client, cluster)
-    _secret(client, cluster, sorted(set(secrets)))
+    _secret(client, cluster.defaults.secret, sorted(set(secrets)))
+    _bucket(client, cluster)
     return [note for step, job in jobs.items() for note in _try(client, step, job)]
 
 
@@ -150,23 +158,55 @@ def _claim(client: Client, cluster: Cluster) -> None:
             raise UsageError(f"the claim {name} in namespace {client.namespace} has lost its volume")
 
 
-def _secret(client: Client, cluster: Cluster, keys: list[str]) -> None:
+def _secret(client: Client, name: str, keys: list[str]) -> dict[str, str] | None:
+    """What a Secret holds, which has to have these keys; None where this login may not read it."""
+    there: dict[str, str] = {}
     if not keys:
-        return
-    name = cluster.defaults.secret
-    there: set[str] = set()
+        return there
     try:
-        there = set(client.get(SECRETS, name).get("data") or ())
+        there = dict(client.get(SECRETS, name).get("data") or {})
     except NotFound:
         pass
     except Forbidden:
-        return
+        return None
     if missing := [key for key in keys if key not in there]:
         literals = " ".join(f"--from-literal={key}=..." for key in missing)
         raise UsageError(
             f"the Secret {name} in namespace {client.namespace} lacks {', '.join(missing)}",
             hint=f"kubectl create secret generic {name} {literals} -n {client.namespace}",
         )
+    return there
+
+
+def _bucket(client: Client, cluster: Cluster) -> None:
+    """Whether the keys of the bucket are there, and open it, as far as the object store can be reached from here."""
+    store = cluster.store
+    if store is None or store.s3 is None or store.secret is None:
+        return
+    found = _secret(client, store.secret, ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+    if found is None:
+        return
+    key, secret, token = (
+        base64.b64decode(found.get(name) or "").decode("utf-8", "replace")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+    )
+    address = outside_address(cluster)
+    bucket = Bucket(address, store.bucket, store.region, key, secret, token or None, tries=1)
+    try:
+        next(iter(bucket.list(f"{store.prefix}/" if store.prefix else "")), None)
+    except S3Error as error:
+        if error.status in (401, 403):
+            raise UsageError(
+                f"{address} does not accept the keys in the Secret {store.secret} for the bucket {store.bucket}: {error}",
+                hint=f"Put the right ones there: kubectl delete secret {store.secret} -n {client.namespace}, then "
+                f"kubectl create secret generic {store.secret} --from-literal=AWS_ACCESS_KEY_ID=... "
+                f"--from-literal=AWS_SECRET_ACCESS_KEY=... -n {client.namespace}",
+            ) from None
+        if error.code == "NoSuchBucket":
+            raise UsageError(
+                f"there is no bucket {store.bucket} at {address}",
+                hint="Make it, or name another: store: {s3: s3://BUCKET/FOLDER} in the cluster file.",
+            ) from None
 
 
 def _try(client: Client, step: str, job: Manifest) -> list[str]:

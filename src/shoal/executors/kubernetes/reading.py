@@ -16,8 +16,8 @@ from shoal.errors import UsageError
 from shoal.executors.kubernetes import names
 from shoal.executors.kubernetes.arriving import State, lay_out, take_records
 from shoal.executors.kubernetes.client import PODS, Client, NotFound
-from shoal.executors.kubernetes.podspec import Manifest, pod_security
-from shoal.executors.kubernetes.status import waiting_for
+from shoal.executors.kubernetes.podspec import Manifest, other_claims, pod_security
+from shoal.executors.kubernetes.status import failure_of_pod, waiting_for
 
 __all__ = ["VARIABLE", "ClaimFiles", "find_image", "reader_manifest", "reader_pod", "reader_source"]
 
@@ -54,6 +54,7 @@ def reader_manifest(cluster: Cluster, study: str, image: str, *, read_only: bool
         meta["namespace"] = cluster.namespace
     if defaults.annotations:
         meta["annotations"] = dict(defaults.annotations)
+    volumes, mounts = other_claims(cluster)
     small = {"cpu": "500m", "memory": "512Mi"}
     pod: Manifest = {
         "restartPolicy": "Never",
@@ -71,11 +72,12 @@ def reader_manifest(cluster: Cluster, study: str, image: str, *, read_only: bool
                 "resources": {"requests": small, "limits": small},
                 "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
                 "volumeMounts": [
-                    {"name": "store", "mountPath": store.path, **({"readOnly": True} if read_only else {})}
+                    {"name": "store", "mountPath": store.path, **({"readOnly": True} if read_only else {})},
+                    *mounts,
                 ],
             }
         ],
-        "volumes": [{"name": "store", "persistentVolumeClaim": {"claimName": store.claim}}],
+        "volumes": [{"name": "store", "persistentVolumeClaim": {"claimName": store.claim}}, *volumes],
     }
     if defaults.image_pull_secrets:
         pod["imagePullSecrets"] = [{"name": one} for one in defaults.image_pull_secrets]
@@ -118,6 +120,7 @@ def _wait(client: Client, name: str) -> None:
             return
         why = waiting_for(pod)
         if phase in ("Succeeded", "Failed") or (why is not None and why.kind.value == "image-pull"):
+            why = why or failure_of_pod(pod)
             raise UsageError(
                 f"the pod {name} that reads the store does not start: {why.message if why else f'it has {phase}'}",
                 hint="It needs an image with Python 3: defaults: {image: ...} in the cluster file.",

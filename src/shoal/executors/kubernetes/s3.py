@@ -53,15 +53,23 @@ class Bucket:
         key: access key.
         secret: secret key.
         token: session token of temporary keys.
+        tries: how often to ask where that may help.
     """
 
     def __init__(
-        self, endpoint: str, name: str, region: str, key: str, secret: str, token: Optional[str] = None
+        self,
+        endpoint: str,
+        name: str,
+        region: str,
+        key: str,
+        secret: str,
+        token: Optional[str] = None,
+        tries: int = TRIES,
     ) -> None:
         parts = urllib.parse.urlsplit(endpoint)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("the endpoint %r is no address such as https://s3.example.org" % endpoint)
-        self.name, self._region = name, region
+        self.name, self._region, self._tries = name, region, tries
         self._key, self._secret, self._token = key, secret, token
         self._tls = parts.scheme == "https"
         self._host, self._port = parts.hostname, parts.port
@@ -231,19 +239,19 @@ class Bucket:
 
         With ``into`` the body goes into that file, and None in its place says that it broke off.
         """
-        for attempt in range(TRIES):
+        for attempt in range(self._tries):
             wait = None  # type: Optional[float]
             try:
                 status, said, data = self._once(method, key, query or {}, body, headers or {}, into)
             except (OSError, http.client.HTTPException) as error:
                 self._drop()
-                if isinstance(error, ssl.SSLCertVerificationError) or attempt == TRIES - 1:
+                if isinstance(error, ssl.SSLCertVerificationError) or attempt == self._tries - 1:
                     raise S3Error(0, "", "%s cannot be reached: %s" % (self._shown, error)) from None
             else:
                 if status < 300 or (missing and status == 404):
                     return status, said, data
                 failed = _error(status, data)
-                if status not in _AGAIN or attempt == TRIES - 1:
+                if status not in _AGAIN or attempt == self._tries - 1:
                     raise failed
                 try:
                     wait = min(30.0, float(said.get("retry-after", "")))

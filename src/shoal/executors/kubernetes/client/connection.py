@@ -26,6 +26,8 @@ __all__ = ["Connection", "Stream"]
 
 _CONNECT = 10.0
 _READ = 60.0
+_OPENINGS = 3
+"""How often a websocket is tried to be opened that nobody answers."""
 _MOST = 64
 _FIRST_PAUSE, _LONGEST_PAUSE, _LONGEST_ASKED = 0.2, 8.0, 60.0
 _PASSING = frozenset({429, 500, 502, 503, 504})
@@ -155,6 +157,7 @@ class Connection:
 
         from shoal.executors.kubernetes.client.execute import open_socket
 
+        silent = 0
         while True:
             material = self._authenticator.current()
             tls = _tls(self.login, material.certificate, material.key)
@@ -165,6 +168,11 @@ class Connection:
                 if status == 401 and self._authenticator.refused(material):
                     continue
                 raise error_of(status, _json_object(bytes(error.response.body or b"")), asked) from error
+            except TimeoutError as error:
+                # A node now and then never answers one of several at once; nothing has been sent yet.
+                silent += 1
+                if silent == _OPENINGS:
+                    raise _unreachable(error, asked) from error
             except (OSError, WebSocketException) as error:
                 raise _unreachable(error, asked) from error
 

@@ -23,7 +23,7 @@ __all__ = ["PROTOCOLS", "CommandFailed", "Execution", "open_socket"]
 PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 _STDIN, _STDOUT, _STDERR, _END = 0, 1, 2, 3
 _PIECE = 32 << 10
-_OPEN = 30.0
+_OPEN = 10.0
 _SILENCE = 300.0
 _TAIL = 4096
 
