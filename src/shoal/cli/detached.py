@@ -112,7 +112,7 @@ def _packs(store: StudyStore, cluster: Cluster) -> Packs:
     keys = find_keys()
     where = (outside_address(cluster), cluster.store.bucket, cluster.store.region)
     bucket = Bucket(*where, keys["access_key_id"], keys["secret_access_key"], keys.get("session_token"))
-    return Packs(bucket, cluster.store.prefix, store)
+    return Packs(bucket, cluster.store.prefix, store.root)
 
 
 def _travels(opened: Opened, cluster: Cluster, file: str, name: str) -> dict[str, tuple[bytes, bool]]:
@@ -268,7 +268,7 @@ def _take(files: ClaimFiles, store: StudyStore, since: float) -> float:
     from shoal.executors.kubernetes.packs import SLACK, settle
 
     state, _ = files.records(store.root, since=max(0.0, since - SLACK), skip=_ours(store))
-    settle(store, state)
+    settle(store.root, state)
     return state.now
 
 

@@ -114,14 +114,13 @@ def _packs(study: str, place: str, folder: Path) -> Packs | None:
     from shoal.executors.kubernetes.packs import Packs
     from shoal.executors.kubernetes.podspec import BUCKET_KEYS
     from shoal.executors.kubernetes.s3 import Bucket
-    from shoal.store import StudyStore
 
     key, secret, token = (os.environ.pop(name, None) for name, *_ in BUCKET_KEYS)
     store = load_cluster(place, beside=Path(study)).store
     if store is None or store.s3 is None:
         return None
     bucket = Bucket(store.address, store.bucket, store.region, key or "", secret or "", token)
-    return Packs(bucket, store.prefix, StudyStore(folder))
+    return Packs(bucket, store.prefix, folder)
 
 
 def _folder(study: str, store: Path) -> Path:

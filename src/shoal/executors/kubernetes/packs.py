@@ -14,12 +14,12 @@ import json
 import re
 import tarfile
 from collections.abc import Callable
+from pathlib import Path
 
 from shoal.errors import StoreError
 from shoal.executors.kubernetes import reader
 from shoal.executors.kubernetes.arriving import State, take_records
 from shoal.executors.kubernetes.s3 import Bucket, S3Error
-from shoal.store import StudyStore
 
 __all__ = ["OWN", "SLACK", "Packs", "settle", "take"]
 
@@ -37,12 +37,12 @@ class Packs:
     Args:
         bucket: the bucket.
         prefix: the folder inside of it that is the store.
-        store: the study's folder here.
+        folder: the study's folder here.
     """
 
-    def __init__(self, bucket: Bucket, prefix: str, store: StudyStore) -> None:
-        self._bucket, self._store = bucket, store
-        self._home = "/".join(one for one in (prefix, store.name, ".runner") if one)
+    def __init__(self, bucket: Bucket, prefix: str, folder: Path) -> None:
+        self._bucket, self._folder = bucket, folder
+        self._home = "/".join(one for one in (prefix, folder.name, ".runner") if one)
         self._since = 0.0
         self._last: tuple[frozenset[str], frozenset[str]] | None = None
         self._sent = 0
@@ -63,7 +63,7 @@ class Packs:
                     continue
                 data = self._bucket.get(self._key(number))
                 if data is not None:  # one that is whole has just taken its place
-                    take(gzip.decompress(data), self._store, skip=skip)
+                    take(gzip.decompress(data), self._folder, skip=skip)
                     after = number
             return after
         except (OSError, EOFError) as error:
@@ -81,7 +81,7 @@ class Packs:
         whole = whole or self._sent >= _MANY
         raw = io.BytesIO()
         since = 0.0 if whole else max(0.0, self._since - SLACK)
-        reader.records({"root": str(self._store.root), "since": since}, raw)
+        reader.records({"root": str(self._folder), "since": since}, raw)
         state, files = _look_into(raw.getvalue())
         now = (state.done, state.waiting)
         if not whole and not files and now == self._last:
@@ -107,25 +107,25 @@ class Packs:
         return f"{self._home}/{number:08d}.tar.gz"
 
 
-def take(raw: bytes, store: StudyStore, *, skip: Callable[[str], bool] = lambda _: False) -> State:
+def take(raw: bytes, folder: Path, *, skip: Callable[[str], bool] = lambda _: False) -> State:
     """Take records as ``reader.py`` sends them into a study's folder, so that it says what the sender's says."""
-    state, _ = take_records([raw], store.root, skip=lambda path: path in OWN or skip(path))
-    settle(store, state)
+    state, _ = take_records([raw], folder, skip=lambda path: path in OWN or skip(path))
+    settle(folder, state)
     return state
 
 
-def settle(store: StudyStore, state: State) -> None:
+def settle(folder: Path, state: State) -> None:
     """Remove results and notes that the sender has not any more."""
-    for step in store.step_folders():
-        for result in step.glob("*/result.json"):
-            if state.complete and f"{step.name}/{result.parent.name}" not in state.done:
+    for step in reader.steps(str(folder)):
+        for result in folder.glob(f"{step}/*/result.json"):
+            if state.complete and f"{step}/{result.parent.name}" not in state.done:
                 result.unlink(missing_ok=True)
-        for note in step.glob("*/attempts/*/waiting.json"):
-            if note.relative_to(store.root).as_posix() not in state.waiting:
+        for note in folder.glob(f"{step}/*/attempts/*/waiting.json"):
+            if note.relative_to(folder).as_posix() not in state.waiting:
                 note.unlink(missing_ok=True)
     for task in state.done:
         # Its outputs are in the store of the pods.
-        (store.root / task / "out").mkdir(parents=True, exist_ok=True)
+        (folder / task / "out").mkdir(parents=True, exist_ok=True)
 
 
 def _look_into(raw: bytes) -> tuple[State, int]:

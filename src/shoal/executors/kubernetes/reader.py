@@ -62,11 +62,15 @@ def records(asked: Dict[str, Any], out: Any) -> None:
                 _add(archive, path, *found)
 
 
+def steps(root: str) -> List[str]:
+    """Return the names of the steps' folders in a study's folder."""
+    return [name for name in _names(root) if name not in _NO_STEPS and not name.startswith(".")]
+
+
 def _tasks(root: str) -> List[str]:
     found = []
-    for step in _names(root):
-        if step not in _NO_STEPS and not step.startswith("."):
-            found += ["%s/%s" % (step, task) for task in _names(os.path.join(root, step)) if task[:1] != "."]
+    for step in steps(root):
+        found += ["%s/%s" % (step, task) for task in _names(os.path.join(root, step)) if task[:1] != "."]
     return found
 
 
