@@ -31,8 +31,14 @@ def command_reference() -> str:
     """Every verb with its arguments and options, in the order of ``shoal --help``."""
     from shoal.cli import app
 
-    group: Any = typer.main.get_command(app)
-    return "\n".join(_verb(name, group.commands[name]) for name in group.commands)
+    return _commands("shoal", typer.main.get_command(app), 3)
+
+
+def application_reference() -> str:
+    """Every command of the applications, by group, in the order of ``shoal-earth --help``."""
+    from shoal_earth.cli import app
+
+    return _commands("shoal-earth", typer.main.get_command(app), 2)
 
 
 def failure_classes() -> str:
@@ -82,11 +88,24 @@ def _each(values: dict[str, Any]) -> str:
     return ", ".join([f"{usual:g}", *others])
 
 
-def _verb(name: str, command: Any) -> str:
+def _commands(words: str, group: Any, level: int) -> str:
+    """What is below a group, each command under a heading of this level, and groups before what they hold."""
+    parts = []
+    for name, command in group.commands.items():
+        parts.append(_verb(f"{words} {name}", command, level))
+        if hasattr(command, "commands"):
+            parts.append(_commands(f"{words} {name}", command, level + 1))
+    return "\n".join(parts)
+
+
+def _verb(words: str, command: Any, level: int) -> str:
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     options = [p for p in command.params if p.param_type_name == "option" and not p.hidden]
-    usage = " ".join(["shoal", name, *(p.metavar or p.name.upper() for p in arguments), "[OPTIONS]" if options else ""])
-    lines = [f"### shoal {name}", "", inspect.cleandoc(command.help or ""), "", "```text", usage.strip(), "```", ""]
+    lines = [f"{'#' * level} {words}", "", inspect.cleandoc(command.help or ""), ""]
+    if hasattr(command, "commands") and not command.invoke_without_command:
+        return "\n".join(lines)
+    usage = " ".join([words, *map(_argument, arguments), "[OPTIONS]" if options else ""])
+    lines += ["```text", usage.strip(), "```", ""]
     if arguments or options:
         lines += ["| | |", "|---|---|"]
     for one in arguments:
@@ -94,8 +113,22 @@ def _verb(name: str, command: Any) -> str:
     for one in options:
         names = ", ".join([*one.opts, *one.secondary_opts])
         value = "" if one.is_flag else f" {_cell(one.metavar or _noun(one))}"
-        lines.append(f"| `{names}{value}` | {_cell(one.help or '')} |")
+        lines.append(f"| `{names}{value}` | {_cell(one.help or '')}{_given(one)} |")
     return "\n".join([*lines, ""])
+
+
+def _argument(one: Any) -> str:
+    name = one.metavar or one.name.upper()
+    return (name if one.required else f"[{name}]") + ("..." if one.nargs == -1 else "")
+
+
+def _given(option: Any) -> str:
+    """What holds where the option is not given."""
+    if option.required:
+        return " *Needed.*"
+    if not option.show_default or option.default in (None, "") or option.default is False:
+        return ""
+    return f" *By default {'so' if option.default is True else option.default}.*"
 
 
 def _noun(option: Any) -> str:
@@ -109,6 +142,7 @@ def _cell(text: str) -> str:
 _MAKERS = {
     "study": study_reference,
     "commands": command_reference,
+    "applications": application_reference,
     "failures": failure_classes,
     "detectors": detectors,
     "recipes": recipes,

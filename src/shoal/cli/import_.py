@@ -29,7 +29,7 @@ def import_(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
 ) -> None:
-    """Turn a nautiluslauncher configuration into a study. And into a cluster file.
+    """Turn a nautiluslauncher configuration into a study.
 
     Jobs that differ in a few values become one step with a matrix. What belongs to the cluster (namespace, claims, region, host,
     tolerations) goes into clusters/NAMESPACE.yaml beside the study. What was wrong with the configuration is said.
