@@ -37,8 +37,8 @@ from shapely.geometry import Point
 from shoal_earth.rasters.choosing import CutRules, Layer
 from shoal_earth.rasters.cutting import cut_layers
 from shoal_earth.rasters.masks import HIDDEN, mask
+from shoal_earth.rasters.opening import read_scene
 from shoal_earth.rasters.predict import CompositeSource, predict_scene
-from shoal_earth.rasters.scenes import read_scene
 
 BANDS = (("B02", "blue", 800), ("B03", "green", 900), ("B04", "red", 700), ("B08", "nir", 3000))
 KIND = "nir+red+green+blue"

@@ -30,7 +30,7 @@ from shoal_earth.rasters.choosing import CutRules
 from shoal_earth.rasters.cutting import COUNTS, PART
 from shoal_earth.rasters.filters import Rules
 from shoal_earth.rasters.joining import join_parts
-from shoal_earth.rasters.scenes import read_scene
+from shoal_earth.rasters.opening import read_scene
 from shoal_earth.rasters.shards import INDEX, ShardReader
 
 from .pipeline import SIZE, run

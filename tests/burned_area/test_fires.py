@@ -18,7 +18,7 @@ from shoal_earth.burned_area.labels import label_scenes
 from shoal_earth.burned_area.places import load_labels
 from shoal_earth.burned_area.synthetic import BurnedWorld, make_burned_world
 from shoal_earth.rasters.masks import HIDDEN
-from shoal_earth.rasters.scenes import read_scene
+from shoal_earth.rasters.opening import read_scene
 
 
 def write(path: Path, columns: dict, shapes: list | None = None, crs: int = 3978) -> Path:

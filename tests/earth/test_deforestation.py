@@ -26,7 +26,7 @@ from shoal_earth.rasters.cutting import CutRules
 from shoal_earth.rasters.fetch import fetch_items
 from shoal_earth.rasters.items import item_orbit, item_tile
 from shoal_earth.rasters.masks import HIDDEN, mask
-from shoal_earth.rasters.scenes import read_scene
+from shoal_earth.rasters.opening import read_scene
 from shoal_earth.rasters.shards import ShardReader
 
 RULES = CutRules(32, 21, present=(0, 1), max_hidden=0.1, normalise="chip")

@@ -26,9 +26,9 @@ from shoal_earth.rasters.cutting import cut_layers
 from shoal_earth.rasters.filters import measure
 from shoal_earth.rasters.grids import Grid
 from shoal_earth.rasters.labels import read_polygons
+from shoal_earth.rasters.opening import read_scene
 from shoal_earth.rasters.output import WriteError, publish, write_cog, write_polygons, write_text
 from shoal_earth.rasters.predict import CompositeSource
-from shoal_earth.rasters.scenes import read_scene
 from shoal_earth.rasters.shards import ShardReader
 from shoal_earth.rasters.synthetic import World, make_world
 

@@ -22,7 +22,7 @@ from shoal_earth.rasters.filters import Rules, measure, sift
 from shoal_earth.rasters.grids import Pixels
 from shoal_earth.rasters.masks import HIDDEN, mask
 from shoal_earth.rasters.normalise import Fitter, Scale, fit_scale, stretch
-from shoal_earth.rasters.scenes import read_scene
+from shoal_earth.rasters.opening import read_scene
 from shoal_earth.rasters.statistics import normalise
 from shoal_earth.rasters.synthetic import World
 
@@ -102,7 +102,7 @@ from pathlib import Path
 from shoal_earth.rasters.composites import write_composite
 from shoal_earth.rasters.filters import measure
 from shoal_earth.rasters.normalise import fit_scale
-from shoal_earth.rasters.scenes import read_scene
+from shoal_earth.rasters.opening import read_scene
 
 folder, peaks = Path(sys.argv[1]), []
 with rasterio.Env(GDAL_CACHEMAX=16):

@@ -28,8 +28,8 @@ from shoal_earth.rasters.labels import IGNORE, read_polygons
 from shoal_earth.rasters.layouts import export_chips
 from shoal_earth.rasters.masks import HIDDEN, mask
 from shoal_earth.rasters.normalise import step_of
+from shoal_earth.rasters.opening import read_scene
 from shoal_earth.rasters.predict import CompositeSource, PairSource
-from shoal_earth.rasters.scenes import read_scene
 from shoal_earth.rasters.shards import INDEX, ShardReader
 from shoal_earth.rasters.synthetic import World
 

@@ -23,8 +23,8 @@ from shoal.errors import ShoalError, UsageError
 from shoal_earth.rasters import download as download_module
 from shoal_earth.rasters.download import Access, Download, FetchError, download, download_all
 from shoal_earth.rasters.fetch import ITEM, choose_assets, fetch_items, fetch_windows, planetary_computer
+from shoal_earth.rasters.opening import read_scene
 from shoal_earth.rasters.output import WriteError
-from shoal_earth.rasters.scenes import read_scene
 from shoal_earth.rasters.stac import Query, search
 from shoal_earth.rasters.synthetic import World
 

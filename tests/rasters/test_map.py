@@ -18,8 +18,8 @@ from shoal_earth.rasters.dated_labels import scene_labels
 from shoal_earth.rasters.labels import read_polygons
 from shoal_earth.rasters.masks import HIDDEN
 from shoal_earth.rasters.normalise import fit_scale
+from shoal_earth.rasters.opening import read_scene
 from shoal_earth.rasters.predict import NOTHING, CompositeSource
-from shoal_earth.rasters.scenes import read_scene
 from shoal_earth.rasters.statistics import normalise
 from shoal_earth.rasters.synthetic import World, make_world
 from shoal_earth.segmentation.dataset import ChipExamples

@@ -15,8 +15,8 @@ from shapely.geometry import Polygon, box
 from shoal.errors import UsageError
 from shoal_earth.rasters.grids import Grid
 from shoal_earth.rasters.labels import burn, read_polygons
+from shoal_earth.rasters.opening import read_scene
 from shoal_earth.rasters.polygons import between, hectares, polygon_dates, touching
-from shoal_earth.rasters.scenes import read_scene
 from shoal_earth.rasters.synthetic import World
 
 

@@ -18,9 +18,9 @@ from rasterio.windows import Window
 from shoal.errors import UsageError
 from shoal_earth.rasters.grids import Grid, Pixels
 from shoal_earth.rasters.normalise import fit_scale
+from shoal_earth.rasters.opening import read_scene
 from shoal_earth.rasters.polygons import hectares
 from shoal_earth.rasters.predict import NOTHING, CompositeSource, PairSource, predict_scene
-from shoal_earth.rasters.scenes import read_scene
 from shoal_earth.rasters.synthetic import World
 
 

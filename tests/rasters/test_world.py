@@ -16,7 +16,7 @@ import rasterio
 from shoal.errors import UsageError
 from shoal_earth.rasters.contact_sheet import Candidate, find_pairs, read_choices, write_contact_sheet
 from shoal_earth.rasters.masks import SCL
-from shoal_earth.rasters.scenes import read_scene
+from shoal_earth.rasters.opening import read_scene
 from shoal_earth.rasters.stac import Query, search
 from shoal_earth.rasters.synthetic import World, make_world
 

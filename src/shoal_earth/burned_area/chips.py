@@ -17,8 +17,9 @@ from shoal_earth.rasters.composites import recipe
 from shoal_earth.rasters.cutting import Cut, CutRules, Layer, cut_part
 from shoal_earth.rasters.grids import reason
 from shoal_earth.rasters.masks import HIDDEN, mask
+from shoal_earth.rasters.opening import find_scenes, read_scene
 from shoal_earth.rasters.predict import CompositeSource, WindowSource
-from shoal_earth.rasters.scenes import Scene, find_scenes, read_scene
+from shoal_earth.rasters.scenes import Scene
 
 __all__ = ["BURNT", "IMAGERY", "cut_chips"]
 

@@ -18,8 +18,9 @@ from shoal_earth.rasters.dated_labels import scene_labels
 from shoal_earth.rasters.filters import Rules, sift
 from shoal_earth.rasters.grids import Grid
 from shoal_earth.rasters.labels import FOREGROUND, Polygons
+from shoal_earth.rasters.opening import find_scenes, read_scene
 from shoal_earth.rasters.output import write_cog, write_text
-from shoal_earth.rasters.scenes import Scene, find_scenes, read_scene
+from shoal_earth.rasters.scenes import Scene
 
 __all__ = ["FIGURES", "LABELS", "filter_scenes", "kept_scenes", "label_scenes"]
 

@@ -17,9 +17,11 @@ from rasterio.windows import Window
 from shoal.errors import UsageError
 from shoal_earth.deforestation.pairs import Chosen
 from shoal_earth.rasters.contact_sheet import check_pair
+from shoal_earth.rasters.files import BandFile
+from shoal_earth.rasters.opening import read_scene
 from shoal_earth.rasters.output import write_cog
 from shoal_earth.rasters.plain import read_raster
-from shoal_earth.rasters.scenes import Band, BandFile, Classes, Scene, read_scene
+from shoal_earth.rasters.scenes import Band, Classes, Scene
 
 __all__ = ["BANDS", "composite_path", "read_composite", "write_composites"]
 

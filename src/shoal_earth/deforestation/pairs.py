@@ -14,8 +14,9 @@ from typing import Any
 
 from shoal.errors import UsageError
 from shoal_earth.rasters.contact_sheet import Candidate, find_pairs, read_choices, write_contact_sheet
+from shoal_earth.rasters.opening import find_scenes, read_scene
 from shoal_earth.rasters.output import write_text
-from shoal_earth.rasters.scenes import Scene, find_scenes, read_scene
+from shoal_earth.rasters.scenes import Scene
 
 __all__ = ["CHOICES", "Chosen", "chosen_pairs", "clearest", "orbit", "propose"]
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ from shoal_earth.rasters.shards import ShardReader, ShardWriter
 __all__ = ["DetectionChips", "ImageShards"]
 
 Array = np.ndarray[Any, Any]
-_SYNC = 32 * 2**20
 
 
 class ImageShards(ShardWriter):
@@ -31,9 +28,6 @@ class ImageShards(ShardWriter):
         super().__init__(folder, shard_bytes=sys.maxsize)
         self._limit = shard_bytes
         self._mark: tuple[int, dict[str, int]] = (0, {})
-        self._pool = ThreadPoolExecutor(1)
-        self._synced: dict[str, int] = {}
-        self._syncing: Future[None] | None = None
 
     def begin(self) -> None:
         """Remember the present state."""
@@ -48,8 +42,7 @@ class ImageShards(ShardWriter):
             file.truncate()
             tar.offset = at
             if not at:
-                if self._syncing is not None:
-                    self._syncing.result()
+                self._wait()
                 file.close()
                 (self.folder / f".{name}.part").unlink()
                 del self._open[split]
@@ -57,22 +50,10 @@ class ImageShards(ShardWriter):
         del self.chips[count:]
 
     def end(self) -> None:
-        """The image is whole: close shards that have grown large, and let the disk begin with those that have grown."""
-        for split, (_, file, tar) in list(self._open.items()):
+        """The image is whole: close shards that have grown large."""
+        for split, (_, _, tar) in list(self._open.items()):
             if tar.offset > self._limit:
                 self._finish(split)
-            elif tar.offset > self._synced.get(split, 0) + _SYNC and (self._syncing is None or self._syncing.done()):
-                # Or all of it would wait for the end, where nothing else is left to do meanwhile.
-                file.flush()
-                self._synced[split] = tar.offset
-                self._syncing = self._pool.submit(os.fsync, file.fileno())
-
-    def _finish(self, split: str) -> None:
-        if self._syncing is not None:  # it has the file's number, which may soon be another's
-            self._syncing.result()
-            self._syncing = None
-        self._synced.pop(split, None)
-        super()._finish(split)
 
 
 class DetectionChips(ShardReader):

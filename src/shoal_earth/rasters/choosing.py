@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import rasterio
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 
@@ -106,6 +107,13 @@ def windows(
 
     Chips that lie side by side are read at once: a call costs about as much as the decoding of a chip.
     """
+    with rasterio.Env():  # one for all reads
+        yield from _kept(layer, rules, step, split, forbidden, skipped)
+
+
+def _kept(
+    layer: Layer, rules: CutRules, step: float, split: str, forbidden: Sequence[Grid], skipped: Counter[str]
+) -> Iterator[list[tuple[Window, Pixels]]]:
     grid, size = layer.source.grid, rules.size
     stride = rules.stride if split == "train" else size
     for row in range(0, grid.height - size + 1, stride):

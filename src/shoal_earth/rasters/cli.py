@@ -28,7 +28,7 @@ def info_command(
 ) -> None:
     """Say what a scene is: sensor, date, grid, bands, offsets."""
     from shoal_earth.rasters.filters import measure
-    from shoal_earth.rasters.scenes import read_scene
+    from shoal_earth.rasters.opening import read_scene
 
     with read_scene(scene) as found:
         grid = found.grid()
@@ -149,7 +149,7 @@ def composite_command(
 ) -> None:
     """Make composites of scenes. Float GeoTIFFs of reflectance or an index, no-data apart."""
     from shoal_earth.rasters.composites import write_composite
-    from shoal_earth.rasters.scenes import read_scene
+    from shoal_earth.rasters.opening import read_scene
 
     for path in scenes:
         with read_scene(path) as scene:

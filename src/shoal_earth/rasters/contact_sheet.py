@@ -19,8 +19,9 @@ from shoal.errors import UsageError
 from shoal_earth.rasters.composites import composite, recipe
 from shoal_earth.rasters.filters import Figures, measure
 from shoal_earth.rasters.grids import same_grid
+from shoal_earth.rasters.opening import read_scene
 from shoal_earth.rasters.output import write_text
-from shoal_earth.rasters.scenes import Scene, read_scene
+from shoal_earth.rasters.scenes import Scene
 
 __all__ = ["Candidate", "check_pair", "find_pairs", "read_choices", "write_contact_sheet"]
 

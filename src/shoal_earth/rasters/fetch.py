@@ -21,10 +21,10 @@ from rasterio.windows import Window
 
 from shoal.errors import UsageError
 from shoal_earth.rasters.download import Access, Download, FetchError, download_all
+from shoal_earth.rasters.files import REMOTE
 from shoal_earth.rasters.grids import Grid, reason
 from shoal_earth.rasters.items import asset_bands, asset_resolution, is_archive, quality_kind
 from shoal_earth.rasters.output import publish, write_text
-from shoal_earth.rasters.scenes import REMOTE
 
 __all__ = ["ITEM", "access_from_environment", "choose_assets", "fetch_items", "fetch_windows", "planetary_computer"]
 

@@ -13,8 +13,9 @@ import numpy as np
 
 from shoal.errors import UsageError
 from shoal_earth.rasters.masks import CLOUD, SCL, mask
+from shoal_earth.rasters.opening import read_scene
 from shoal_earth.rasters.output import write_text
-from shoal_earth.rasters.scenes import Scene, read_scene
+from shoal_earth.rasters.scenes import Scene
 
 __all__ = ["Figures", "Rules", "measure", "sift"]
 

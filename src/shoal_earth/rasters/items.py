@@ -13,10 +13,11 @@ from urllib.parse import urljoin, urlsplit
 import numpy as np
 
 from shoal.errors import UsageError
+from shoal_earth.rasters.files import BandFile
 from shoal_earth.rasters.landsat import OFFSET, SCALE, common_names
 from shoal_earth.rasters.masks import landsat_to_scl
 from shoal_earth.rasters.safe import SENTINEL2, read_safe
-from shoal_earth.rasters.scenes import Band, BandFile, Classes, Scene, tile_of
+from shoal_earth.rasters.scenes import Band, Classes, Scene, tile_of
 
 __all__ = [
     "asset_bands",

@@ -8,8 +8,9 @@ import tarfile
 from pathlib import Path, PurePosixPath
 
 from shoal.errors import UsageError
+from shoal_earth.rasters.files import BandFile
 from shoal_earth.rasters.masks import landsat_to_scl
-from shoal_earth.rasters.scenes import Band, BandFile, Classes, Scene
+from shoal_earth.rasters.scenes import Band, Classes, Scene
 
 __all__ = ["LANDSAT", "common_names", "is_landsat", "read_landsat"]
 

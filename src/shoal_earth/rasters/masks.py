@@ -37,9 +37,10 @@ HIDDEN = (SCL.SHADOW, SCL.UNCLASSIFIED, SCL.CLOUD_MEDIUM, SCL.CLOUD_HIGH, SCL.CI
 
 def mask(classes: np.ndarray[Any, Any], which: Iterable[int]) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Where a classification (in SCL's numbers) is one of these classes."""
-    table = np.zeros(256, np.bool_)
-    table[[int(number) for number in which]] = True
-    found: np.ndarray[Any, np.dtype[np.bool_]] = table[classes]
+    # A comparison for each class is several times as fast as a look-up for each pixel.
+    found = np.zeros(classes.shape, np.bool_)
+    for number in which:
+        found |= classes == int(number)
     return found
 
 

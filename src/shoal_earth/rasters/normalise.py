@@ -23,8 +23,8 @@ import numpy as np
 from shoal.errors import UsageError
 from shoal_earth.rasters.composites import composite, recipe
 from shoal_earth.rasters.grids import Pixels, in_steps
+from shoal_earth.rasters.opening import read_scene
 from shoal_earth.rasters.output import write_text
-from shoal_earth.rasters.scenes import read_scene
 from shoal_earth.rasters.statistics import BandStatistics
 
 __all__ = ["METHODS", "Fitter", "Scale", "fit_scale", "step_of", "stretch"]

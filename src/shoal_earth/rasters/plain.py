@@ -10,8 +10,9 @@ import rasterio
 from rasterio.errors import RasterioError
 
 from shoal.errors import UsageError
+from shoal_earth.rasters.files import BandFile, environment
 from shoal_earth.rasters.grids import reason
-from shoal_earth.rasters.scenes import Band, BandFile, Scene, environment, tile_of
+from shoal_earth.rasters.scenes import Band, Scene, tile_of
 
 __all__ = ["read_raster"]
 

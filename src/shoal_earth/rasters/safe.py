@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import UsageError
-from shoal_earth.rasters.scenes import Band, BandFile, Classes, Scene, tile_of
+from shoal_earth.rasters.files import BandFile
+from shoal_earth.rasters.scenes import Band, Classes, Scene, tile_of
 
 __all__ = ["SENTINEL2", "is_safe", "read_safe"]
 

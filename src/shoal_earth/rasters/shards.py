@@ -11,7 +11,9 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
@@ -25,6 +27,7 @@ __all__ = ["INDEX", "ShardReader", "ShardWriter"]
 
 INDEX = "index.json"
 _FORMAT = 1
+_SYNC = 32 * 2**20
 
 
 class ShardWriter:
@@ -46,6 +49,9 @@ class ShardWriter:
         self.shards: list[dict[str, Any]] = []
         self._open: dict[str, tuple[str, Any, tarfile.TarFile]] = {}
         self._made: dict[str, int] = {}
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="sync")
+        self._synced: dict[str, int] = {}
+        self._syncing: Future[None] | None = None
 
     def add(self, split: str, key: str, arrays: dict[str, np.ndarray[Any, Any]], **facts: Any) -> None:
         """Append one chip: ``{"image": ..., "label": ...}`` become ``<key>.image.npy``, ``<key>.label.npy``.
@@ -61,6 +67,8 @@ class ShardWriter:
         try:
             yield
         except OSError as error:
+            with suppress(OSError):
+                self._wait()
             for _, file, _ in self._open.values():
                 with suppress(OSError):
                     file.close()  # what it still holds has no room either
@@ -83,8 +91,27 @@ class ShardWriter:
         self.chips.append({"key": key, "split": split, "shard": name, **places, **facts})
         if tar.offset > self.shard_bytes:
             self._finish(split)
+        else:
+            self._begin_sync(split)
+
+    def _begin_sync(self, split: str) -> None:
+        """Let the disk begin with a shard that has grown: or all of it would wait for the end, with nothing else left to do."""
+        _, file, tar = self._open[split]
+        if tar.offset > self._synced.get(split, 0) + _SYNC and (self._syncing is None or self._syncing.done()):
+            self._wait()
+            file.flush()
+            self._synced[split] = tar.offset
+            self._syncing = self._pool.submit(os.fsync, file.fileno())
+
+    def _wait(self) -> None:
+        """Until nothing is being synced: it has a file's number, which may soon be another's."""
+        syncing, self._syncing = self._syncing, None
+        if syncing is not None:
+            syncing.result()
 
     def _finish(self, split: str) -> None:
+        self._wait()
+        self._synced.pop(split, None)
         name, file, tar = self._open.pop(split)
         tar.close()
         file.flush()
@@ -118,17 +145,24 @@ class ShardWriter:
 
 def _append(file: Any, tar: tarfile.TarFile, name: str, array: np.ndarray[Any, Any]) -> list[int]:
     """Add a member; gives its offset and size. ``TarFile.addfile`` would copy the pixels three times on their way."""
-    head = io.BytesIO()
-    np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(array))
+    head = _header(array.dtype, array.shape)
     member = tarfile.TarInfo(name)
-    member.size, member.mode = head.tell() + array.nbytes, 0o644
+    member.size, member.mode = len(head) + array.nbytes, 0o644
     begin = member.tobuf(tarfile.USTAR_FORMAT)
     padding = -member.size % tarfile.BLOCKSIZE
-    for part in (begin, head.getbuffer(), array.data, bytes(padding)):
+    for part in (begin, head, array.data, bytes(padding)):
         file.write(part)
     place = [tar.offset + len(begin), member.size]
     tar.offset += len(begin) + member.size + padding
     return place
+
+
+@lru_cache(64)
+def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """The head of an ``.npy`` file."""
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(np.empty(shape, dtype)))
+    return head.getvalue()
 
 
 def _compact(content: dict[str, Any]) -> str:

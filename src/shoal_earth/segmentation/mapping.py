@@ -18,8 +18,9 @@ from shoal_earth.rasters.composites import composite, recipe
 from shoal_earth.rasters.contact_sheet import check_pair
 from shoal_earth.rasters.grids import Grid, Pixels, reason
 from shoal_earth.rasters.masks import HIDDEN, mask
+from shoal_earth.rasters.opening import read_scene
 from shoal_earth.rasters.predict import PairSource, Prediction, Source, predict_scene
-from shoal_earth.rasters.scenes import Scene, read_scene
+from shoal_earth.rasters.scenes import Scene
 from shoal_earth.rasters.statistics import to_input
 from shoal_earth.rasters.strips import open_strips
 from shoal_earth.segmentation.models import load_model
