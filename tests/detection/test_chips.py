@@ -22,7 +22,7 @@ from PIL import Image as Picture
 
 from shoal.errors import ShoalError, UsageError
 from shoal_earth.ahead import ahead
-from shoal_earth.detection import imagery, shards
+from shoal_earth.detection import imagery
 from shoal_earth.detection.chips import BOX, ChipRules, starts
 from shoal_earth.detection.findings import Findings
 from shoal_earth.detection.form import Boxes, Image
@@ -524,7 +524,7 @@ def test_a_header_that_promises_the_moon_does_not_take_the_memory(
 
 
 def test_the_disk_begins_before_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "_SYNC", 4000)
+    monkeypatch.setattr("shoal_earth.rasters.shards._SYNC", 4000)
     synced, original = [], os.fsync
     monkeypatch.setattr(os, "fsync", lambda number: (synced.append(threading.current_thread()), original(number)))
     folder = dota(tmp_path / "in", count=8)

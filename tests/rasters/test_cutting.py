@@ -21,7 +21,7 @@ from shapely.geometry import box
 from shoal.errors import UsageError
 from shoal_earth.rasters.composites import composite
 from shoal_earth.rasters.contact_sheet import find_pairs
-from shoal_earth.rasters.cutting import CutRules, Layer, cut_layers
+from shoal_earth.rasters.cutting import COUNTS, PART, CutRules, Layer, cut_layers, cut_part
 from shoal_earth.rasters.dated_labels import change_labels, scene_labels
 from shoal_earth.rasters.grids import Grid, Pixels
 from shoal_earth.rasters.labels import IGNORE, read_polygons
@@ -227,7 +227,7 @@ def test_no_ground_of_a_test_scene_is_seen_in_training(tmp_path: Path) -> None:
     assert all(a.intersection(b).area < 1 for i, a in enumerate(tests) for b in tests[:i]), "each pixel is tested once"
 
 
-def test_statistics_count_each_training_pixel_once_and_no_other(tmp_path: Path) -> None:
+def test_statistics_count_training_pixels_at_most_once_and_no_other(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     train, test = rng.uniform(0, 0.5, (1, 128, 128)), rng.uniform(5, 6, (1, 128, 128))
     layers = [
@@ -241,6 +241,21 @@ def test_statistics_count_each_training_pixel_once_and_no_other(tmp_path: Path) 
             (scale,) = reader.index["scale"]
         assert scale["low"] == pytest.approx(50, abs=5)
         assert scale["high"] == pytest.approx(4950, abs=5), "in steps of 1/10,000; nothing of the test scene"
+
+
+@pytest.mark.parametrize(("size", "stride", "rows"), [(32, 32, 32), (64, 48, 48), (128, 128, 32), (128, 96, 32)])
+def test_of_large_chips_some_rows_are_counted(tmp_path: Path, size: int, stride: int, rows: int) -> None:
+    values = np.random.default_rng(1).uniform(0, 0.5, (1, 128, 128)).astype(np.float32)
+    rules = CutRules(size=size, stride=stride)
+    layer = simple("a", "a", Memory(values))
+    cut = cut_part([layer], tmp_path, rules, kind="ndvi", splits={"a": "train"}, held=[])
+    assert cut.chips["train"] == ((128 - size) // stride + 1) ** 2
+    assert int(np.load(tmp_path / COUNTS)[:, 2].sum()) == cut.chips["train"] * rows * stride
+    with ShardReader(tmp_path, index=PART) as reader:
+        corner = reader.read(0, "image")[:, : stride : max(1, stride // 32), :stride]
+    if cut.chips["train"] == 1:
+        found = np.load(tmp_path / COUNTS)
+        assert (np.repeat(found[:, 1], found[:, 2]) == np.sort(corner.ravel())).all()
 
 
 def test_killed_and_started_again_the_chips_are_the_same_bytes(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ class ImageShards(ShardWriter):
                 file.close()
                 (self.folder / f".{name}.part").unlink()
                 del self._open[split]
+                self._synced.pop(split, None)
                 self._made[split] -= 1
         del self.chips[count:]
 
