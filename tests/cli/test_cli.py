@@ -164,7 +164,7 @@ def test_failures_are_explained_and_end_with_1(shoal: Run, folder: Path) -> None
     assert "4 blocked" in ended.stderr
     found = shoal("status", "s.yaml")
     assert "4 failed" in found.stdout
-    assert found.stdout.endswith("  Go on with: shoal run s.yaml\n")
+    assert found.stdout.endswith("  Once mended: shoal run s.yaml\n")
     failed = [t for t in json.loads(shoal("status", "s.yaml", "--json").stdout)["tasks"] if t["state"] == "failed"]
     assert "no such model: b" in shoal("logs", "s.yaml", failed[0]["id"]).stdout
     assert {task["failure"]["class"] for task in failed} == {"user"}

@@ -149,11 +149,9 @@ def _show(found: dict[str, Any], file: str) -> None:
             key = (task["step"], str(task["failure"]["class"]), str(task["failure"]["message"]))
             groups.setdefault(key, []).append(task)
     for (step, _, message), tasks in sorted(groups.items(), key=lambda item: -len(item[1]))[:10]:
-        many = (
-            f"{len(tasks)} tasks of {step}"
-            if len(tasks) > 1
-            else f"{step} {tasks[0]['id']} ({_point(tasks[0]['params'])})"
-        )
+        point = _point(tasks[0]["params"])
+        one_task = f"{step} {tasks[0]['id']}" + (f" ({point})" if point else "")
+        many = f"{len(tasks)} tasks of {step}" if len(tasks) > 1 else one_task
         out.print(Text(f"  ! {many}: {message}", style="red"))
         out.print(Text(f"    shoal logs {file} {tasks[0]['id']}", style="dim"))
     for one in found["policies"]:
@@ -174,7 +172,8 @@ def _next(found: dict[str, Any], opened: Opened, file: str) -> str | None:
         look = f"{file}{opened.store_option}"
         return f"See: shoal results {look} · shoal report {look}" if opened.look_with == "results" else None
     begun = any(task["attempts"] for task in found["tasks"])
-    return f"{'Go on' if begun else 'Start'} with: shoal run {file}{opened.options}{opened.on_option}"
+    word = "Once mended" if words["failed"] else "Go on with" if begun else "Start with"
+    return f"{word}: shoal run {file}{opened.options}{opened.on_option}"
 
 
 def _point(params: dict[str, Any]) -> str:
