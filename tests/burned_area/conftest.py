@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.rasters.conftest import serve  # noqa: F401  (a fixture)
 
 from shoal_earth.burned_area.synthetic import BurnedWorld, make_burned_world
 
