@@ -205,6 +205,24 @@ steps:
     shoal("run", "s.yaml")
     assert shoal("logs", "s.yaml", "go").stdout == "a,b\n"
     assert "nothing waits" in shoal("approve", "s.yaml", code=2).stderr
+    # A mistake in what was given is mended by approving again; what was made of it is made anew.
+    refused = shoal("approve", "s.yaml", "choose", code=2).stderr
+    assert "'choose' was approved already" in refused
+    assert "--file PATH" in refused
+    (folder / "pairs.csv").write_text("c,d\n")
+    shoal("approve", "s.yaml", "choose", "--file", "pairs.csv")
+    assert states(shoal)["go"] == ["input changed"]
+    shoal("run", "s.yaml")
+    assert shoal("logs", "s.yaml", "go").stdout == "c,d\n"
+
+
+def test_a_retry_is_of_the_study_as_it_was_last_run(shoal: Run, folder: Path) -> None:
+    (folder / "s.yaml").write_text("study: s\nvars: {word: one}\nsteps: {a: {run: 'echo {word} >> all; test -e good'}}")
+    shoal("run", "s.yaml", "--set", "vars.word=two", code=1)
+    (folder / "good").touch()
+    shoal("retry", "s.yaml")
+    assert "two" in shoal("logs", "s.yaml", "a").stderr, "and so is whatever comes after it"
+    assert states(shoal, "--set", "vars.word=two")["a"] == ["done"]
 
 
 def test_a_second_runner_is_told_who_holds_the_study_and_stop_ends_it(shoal: Run, folder: Path) -> None:

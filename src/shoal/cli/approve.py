@@ -37,18 +37,21 @@ def approve(
     set_: SetOption = None,
     store: StoreOption = None,
 ) -> None:
-    """Approve what waits for a person. The steps after it may run then."""
+    """Approve what waits for a person. The steps after it may run then.
+
+    A gate that is named with --file may be approved again: what came of the earlier files is made anew by the next run.
+    """
     opened = open_study(study, profile=profile, overrides=set_, store=store, as_last_run=True)
     for path in file or ():
         if not path.is_file():
             raise UsageError(f"--file {path}: there is no such file")
-    for id_ in _chosen(opened, gate):
+    for id_ in _chosen(opened, gate, again=bool(file)):
         open_gate(opened, id_, list(file or ()), comment)
         task = opened.plan.tasks[id_]
         typer.echo(f"{opened.plan.study.study}: {task.step} approved")
 
 
-def _chosen(opened: Opened, gate: str | None) -> list[str]:
+def _chosen(opened: Opened, gate: str | None, *, again: bool) -> list[str]:
     from shoal.store import Snapshot
     from shoal.store.sources import read_sources
     from shoal.store.state import State, survey
@@ -61,8 +64,16 @@ def _chosen(opened: Opened, gate: str | None) -> list[str]:
     states = survey(plan, Snapshot.read(opened.store, plan.order), read_sources(plan.study))
     waiting = []
     for task in gates:
-        if task.id not in wanted or states[task.id].state is State.DONE:
+        if task.id not in wanted:
             continue
+        if states[task.id].state is State.DONE:
+            if gate and not again:
+                raise UsageError(
+                    f"{task.step!r} was approved already",
+                    hint="To approve it again with other files, name them: --file PATH.",
+                )
+            if not gate:
+                continue
         open_needs = sorted({plan.tasks[need].step for need in task.needs if states[need].state is not State.DONE})
         if not open_needs:
             waiting.append(task.id)

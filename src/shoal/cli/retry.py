@@ -52,7 +52,15 @@ def retry(
         typer.echo(f"{opened.plan.study.study}: asked its runner to try {len(chosen)} tasks again")
         return
     executor = start_executor(opened, on, asked=chosen)
-    runner = Runner(opened.plan, opened.store, executor, asked=chosen, profile=opened.profile, resources=overrides)
+    runner = Runner(
+        opened.plan,
+        opened.store,
+        executor,
+        asked=chosen,
+        profile=opened.profile,
+        overrides=opened.overrides,
+        resources=overrides,
+    )
     try:
         with alone(opened, runner):
             summary = run_watched(runner)
