@@ -84,7 +84,8 @@ def test_a_person_chooses_pairs_on_a_page(made: Path, tmp_path: Path) -> None:
     page = (made / "pairs" / "index.html").read_text()
     with (made / "pairs" / "choose.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert page.count("data:image/png;base64") == 2 * len(rows)
+    assert page.count("<img data-of=") == 2 * len(rows)
+    assert page.count("data:image/webp;base64") == len({row[which] for row in rows for which in ("first", "second")})
     assert {row["choose"] for row in rows} == {""}
     with pytest.raises(UsageError, match=r"(?s)choose.csv: nothing is chosen.*yes"):
         chosen_pairs(made / "pairs", made / "pairs", made / "scenes")
@@ -97,6 +98,12 @@ def test_a_person_chooses_pairs_on_a_page(made: Path, tmp_path: Path) -> None:
     (chosen,) = chosen_pairs(made / "pairs", tmp_path / "mine.csv", made / "scenes")
     assert chosen.id == rows[-1]["id"]
     assert chosen.group == f"{rows[-1]['tile']}-R067"
+    # A browser that has saved one before calls it otherwise; approved, it lies in a folder.
+    shutil.copyfile(tmp_path / "mine.csv", tmp_path / "other.txt")
+    assert chosen_pairs(made / "pairs", tmp_path, made / "scenes") == [chosen]
+    shutil.copyfile(tmp_path / "mine.csv", tmp_path / "choose (1).csv")
+    with pytest.raises(UsageError, match=r"more than one table: choose \(1\).csv, mine.csv"):
+        chosen_pairs(made / "pairs", tmp_path, made / "scenes")
     assert sorted(pair.group for pair in pairs_of(made)) == sorted({f"{row['tile']}-R067" for row in rows})
 
 

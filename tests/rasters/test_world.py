@@ -105,13 +105,18 @@ def test_pairs_and_the_page_to_choose_from(world: World, tmp_path: Path) -> None
     assert pairs[0].id == "21LXF-20190610-20200614"
     page = write_contact_sheet(pairs, tmp_path, title="Pairs <of tiles>")
     text = page.read_text()
-    assert text.count("data:image/png;base64,") == 16
+    assert text.count("data:image/webp;base64,") == 8, "each picture once"
+    assert text.count("<img data-of=") == 16
+    assert text.count("<h2>") == 2, "one heading a tile"
     assert "Pairs &lt;of tiles&gt;" in text
     assert not re.search(r"(src|href)=\"(?!data:)", text), "one file, nothing loaded from elsewhere"
     with (tmp_path / "choose.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == [pair.id for pair in pairs]
     assert all(float(row["cloud_first"]) >= 0 and row["choose"] == "" for row in rows)
+    for row in rows:
+        unseen = [float(row[f"{what}_{which}"]) for what in ("cloud", "nodata") for which in ("first", "second")]
+        assert 1 - sum(unseen) - 0.25 < float(row["seen"]) < 1 - max(unseen) + 0.02
     data = json.loads(re.search(r'id="rows">(.*?)</script>', text, re.DOTALL).group(1))
     assert [row["id"] for row in data] == [pair.id for pair in pairs]
 
@@ -121,7 +126,7 @@ def test_the_page_cannot_be_broken_by_a_name(world: World, tmp_path: Path) -> No
     page = write_contact_sheet([Candidate(nasty, world.scenes[0])], tmp_path, title=nasty)
     text = page.read_text()
     assert nasty not in text
-    assert text.count("</script>") == 2
+    assert text.count("</script>") == 3
 
 
 def test_choices_come_back(world: World, tmp_path: Path) -> None:
@@ -137,13 +142,26 @@ def test_choices_come_back(world: World, tmp_path: Path) -> None:
     assert read_choices(table, pairs) == [pairs[0], pairs[2]]
     write_contact_sheet(pairs, tmp_path)
     assert read_choices(table, pairs) == [pairs[0], pairs[2]], "a person's work is not overwritten"
+    table.write_text("\n".join(line.replace(",", "\t") for line in lines))
+    assert read_choices(table, pairs) == [pairs[0], pairs[2]]
     # As a spreadsheet of another country saves it.
     table.write_text("\ufeff" + "\n".join(line.replace(",", ";") for line in lines), encoding="utf-8")
     assert read_choices(table, pairs) == [pairs[0], pairs[2]]
     for spoilt, match in (
         ("\n".join([*lines[:2], lines[2] + "maybe"]), r"choose.csv:3: \"maybe\" in column choose"),
         ("\n".join([lines[0], lines[1].replace("21LXF", "21LZZ")]), r"choose.csv:2: there is no candidate"),
+        (
+            "\n".join([lines[0], lines[1].replace("21LXF-0", "21LXF-9")]),
+            r"(?s)choose.csv:2: .*\n.*Did you mean \"21LXF-",
+        ),
+        ("\n".join([lines[0], ",,,,,,,,,,,yes"]), "choose.csv:2: a row without an id is chosen"),
+        (
+            "\n".join([*lines, lines[1].removesuffix("yes")]),
+            r"choose.csv:5: \"21LXF-0\" is chosen in one row and not in",
+        ),
         ("a,b\n1,2\n", "has no columns"),
+        ("", "choose.csv: the table of choices is empty"),
+        (lines[0] + "\n", "choose.csv: nothing is chosen"),
     ):
         table.write_text(spoilt)
         with pytest.raises(UsageError, match=match):

@@ -64,7 +64,13 @@ def propose(folder: Path, out: Path, year: int, *, kind: str = "rgb") -> list[Ca
             candidates.append(candidate)
     if not candidates:
         raise UsageError(f"{folder}: no two scenes of one tile, of {year - 1} and {year}, are of the same orbit")
-    write_contact_sheet(candidates, out, title=f"Choose pairs: {year - 1} and {year}", kind=kind)
+    write_contact_sheet(
+        candidates,
+        out,
+        title=f"Choose pairs: {year - 1} and {year}",
+        kind=kind,
+        after="Then: shoal approve STUDY choose --file choose.csv.",
+    )
     content = [
         {
             "id": candidate.id,
@@ -91,7 +97,7 @@ def chosen_pairs(page: Path, choices: Path, scenes: Path) -> list[Chosen]:
     """
     known = _known(page)
     candidates = [Candidate(entry["id"], scenes / entry["first"], scenes / entry["second"]) for entry in known]
-    path = choices / CHOICES if choices.is_dir() else choices
+    path = _table(choices) if choices.is_dir() else choices
     groups = {entry["id"]: entry["group"] for entry in known}
     chosen = []
     for candidate in read_choices(path, candidates):
@@ -101,6 +107,15 @@ def chosen_pairs(page: Path, choices: Path, scenes: Path) -> list[Chosen]:
                 raise UsageError(f"{scene}: there is no such scene, but the pair {candidate.id} was chosen")
         chosen.append(Chosen(candidate.id, groups[candidate.id], first, second))
     return chosen
+
+
+def _table(folder: Path) -> Path:
+    """The filled table in a folder, whatever a browser named it that had saved one before: ``choose (1).csv``."""
+    found = sorted(folder.glob("*.csv"))
+    if len(found) > 1 and not (folder / CHOICES).exists():
+        names = ", ".join(path.name for path in found)
+        raise UsageError(f"{folder}: holds more than one table: {names}", hint="Approve again with one of them.")
+    return found[0] if len(found) == 1 else folder / CHOICES
 
 
 def clearest(page: Path, out: Path, each: int = 1) -> list[str]:

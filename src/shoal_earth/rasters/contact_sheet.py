@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import datetime as dt
-import html
+import difflib
 import io
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -17,9 +17,11 @@ import numpy as np
 
 from shoal.errors import UsageError
 from shoal_earth.rasters.composites import composite, recipe
+from shoal_earth.rasters.contact_page import Card, Look, render
 from shoal_earth.rasters.filters import Figures, measure
 from shoal_earth.rasters.grids import same_grid
 from shoal_earth.rasters.opening import read_scene
+from shoal_earth.rasters.masks import HIDDEN, mask
 from shoal_earth.rasters.output import write_text
 from shoal_earth.rasters.scenes import Scene
 
@@ -38,6 +40,7 @@ _COLUMNS = (
     "cloud_second",
     "nodata_first",
     "nodata_second",
+    "seen",
     "choose",
 )
 
@@ -101,7 +104,13 @@ def find_pairs(paths: Iterable[Path], first_year: int | None = None) -> list[Can
 
 
 def write_contact_sheet(
-    candidates: Sequence[Candidate], folder: Path, *, title: str = "Choose", kind: str = "rgb", side: int = 320
+    candidates: Sequence[Candidate],
+    folder: Path,
+    *,
+    title: str = "Choose",
+    kind: str = "rgb",
+    side: int = 320,
+    after: str = "",
 ) -> Path:
     """Write ``index.html`` (one file, with its pictures inside) and ``choose.csv`` (to fill in) to a folder.
 
@@ -113,6 +122,7 @@ def write_contact_sheet(
         title: of the page.
         kind: composite of the quick-looks.
         side: of a quick-look, in pixels.
+        after: what to do with the filled table, in a sentence.
 
     Returns:
         The page.
@@ -124,24 +134,34 @@ def write_contact_sheet(
         raise UsageError("there is nothing to choose from")
     if len({candidate.id for candidate in candidates}) != len(candidates):
         raise UsageError("two candidates have the same id")
-    seen: dict[Path, tuple[str, Figures, str, str]] = {}
+    known: dict[Path, _Known] = {}
     for candidate in candidates:
         with _Pair(candidate) as scenes:
             if len(scenes) == 2:
                 check_pair(scenes[0], scenes[1])
             for path, scene in zip(candidate.paths, scenes, strict=True):
-                if path not in seen:
-                    day = f"{scene.acquired:%Y-%m-%d}" if scene.acquired else ""
-                    seen[path] = (_picture(scene, kind, side), measure(scene), day, scene.tile or "")
-    rows = [_row(candidate, seen) for candidate in candidates]
+                if path not in known:
+                    known[path] = _look(scene, kind, side)
+    rows = [_row(candidate, known) for candidate in candidates]
     table = io.StringIO()
     writer = csv.DictWriter(table, _COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     if not (folder / "choose.csv").exists():
         write_text(folder / "choose.csv", table.getvalue())
+    cards = [
+        Card(
+            candidate.id,
+            row["tile"],
+            [str(path) for path in candidate.paths],
+            f"{float(row['seen']):.0%} of the ground is seen at both dates" if row["second"] and row["seen"] else "",
+        )
+        for candidate, row in zip(candidates, rows, strict=True)
+    ]
+    cards.sort(key=lambda card: card.group)
     page = folder / "index.html"
-    write_text(page, _page(title, candidates, rows, seen))
+    looks = {str(path): one.look for path, one in known.items()}
+    write_text(page, render(title, cards, looks, rows, after))
     return page
 
 
@@ -161,8 +181,19 @@ class _Pair:
             scene.close()
 
 
-def _picture(scene: Scene, kind: str, side: int) -> str:
-    """A quick-look as a data URI; nothing is drawn where there is no data."""
+@dataclass(frozen=True)
+class _Known:
+    """What is known of a scene: for the page, for the table, and where its ground is seen (on the quick-look's pixels)."""
+
+    look: Look
+    figures: Figures
+    day: str
+    tile: str
+    clear: np.ndarray[Any, Any] | None
+
+
+def _look(scene: Scene, kind: str, side: int) -> _Known:
+    """A quick-look of a scene and its figures; nothing is drawn where there is no data."""
     from PIL import Image
 
     grid = scene.grid(recipe(kind).bands)
@@ -176,28 +207,39 @@ def _picture(scene: Scene, kind: str, side: int) -> str:
     alpha = np.where(pixels.valid, 255, 0)[None]
     picture = np.concatenate([scaled, alpha]).astype(np.uint8).transpose(1, 2, 0)
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, "WEBP", quality=80)
+    uri = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    figures = measure(scene)
+    day = f"{scene.acquired:%Y-%m-%d}" if scene.acquired else ""
+    cloud = "clouds unknown" if figures.cloud is None else f"{figures.cloud:.0%} cloud"
+    words = f"{day} · {cloud} · {figures.nodata:.0%} without data"
+    clear = None
+    if scene.classification is not None:
+        clear = pixels.valid & ~mask(scene.classes(None, grid), HIDDEN)
+    return _Known(Look(figures.scene, uri, words), figures, day, scene.tile or "", clear)
 
 
-def _row(candidate: Candidate, seen: dict[Path, tuple[str, Figures, str, str]]) -> dict[str, str]:
-    one = seen[candidate.first]
-    other = seen[candidate.second] if candidate.second else None
+def _row(candidate: Candidate, known: dict[Path, _Known]) -> dict[str, str]:
+    one = known[candidate.first]
+    other = known[candidate.second] if candidate.second else None
 
-    def cloud(figures: Figures | None) -> str:
-        return "" if figures is None or figures.cloud is None else f"{figures.cloud:.4f}"
+    def cloud(scene: _Known | None) -> str:
+        return "" if scene is None or scene.figures.cloud is None else f"{scene.figures.cloud:.4f}"
 
+    seen = [scene.clear for scene in (one, other) if scene is not None]
+    clear = [pixels for pixels in seen if pixels is not None]
     return {
         "id": candidate.id,
         "first": str(candidate.first),
         "second": str(candidate.second or ""),
-        "tile": one[3],
-        "first_date": one[2],
-        "second_date": other[2] if other else "",
-        "cloud_first": cloud(one[1]),
-        "cloud_second": cloud(other[1] if other else None),
-        "nodata_first": f"{one[1].nodata:.4f}",
-        "nodata_second": f"{other[1].nodata:.4f}" if other else "",
+        "tile": one.tile,
+        "first_date": one.day,
+        "second_date": other.day if other else "",
+        "cloud_first": cloud(one),
+        "cloud_second": cloud(other),
+        "nodata_first": f"{one.figures.nodata:.4f}",
+        "nodata_second": f"{other.figures.nodata:.4f}" if other else "",
+        "seen": f"{np.logical_and.reduce(clear).mean():.4f}" if len(clear) == len(seen) else "",
         "choose": "",
     }
 
@@ -208,86 +250,38 @@ def read_choices(path: Path, candidates: Sequence[Candidate]) -> list[Candidate]
     Raises:
         UsageError: the table is missing, damaged, names something unknown, or chooses nothing.
     """
+    hint = "Fill in the choose.csv of the page, or let the page save one."
     try:
-        # Spreadsheets put a mark at the start of the file, and some use semicolons.
+        # Spreadsheets put a mark at the start of the file, and some use semicolons or tabs.
         text = path.read_text(encoding="utf-8-sig")
         first = text.partition("\n")[0]
-        rows = list(csv.DictReader(io.StringIO(text), delimiter=";" if first.count(";") > first.count(",") else ","))
+        reader = csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=first.count))
+        columns = [name.strip().lower() for name in reader.fieldnames or ()]
+        reader.fieldnames = columns
+        rows = list(reader)
     except (OSError, ValueError, csv.Error) as error:
-        raise UsageError(f"{path}: cannot be read as the table of choices: {error}") from None
+        raise UsageError(f"{path}: cannot be read as the table of choices: {error}", hint=hint) from None
+    if not text.strip():
+        raise UsageError(f"{path}: the table of choices is empty", hint=hint)
+    if not {"id", "choose"} <= set(columns):
+        raise UsageError(f'{path}: has no columns "id" and "choose"', hint=hint)
     known = {candidate.id: candidate for candidate in candidates}
-    chosen = []
+    marks: dict[str, bool] = {}
     for number, row in enumerate(rows, 2):
         name, mark = (row.get("id") or "").strip(), (row.get("choose") or "").strip().lower()
-        if "choose" not in row or "id" not in row:
-            raise UsageError(f'{path}: has no columns "id" and "choose"', hint="Fill in the choose.csv of the page.")
         if mark not in _YES | _NO:
             raise UsageError(f'{path}:{number}: "{mark}" in column choose is neither yes nor no')
+        if not name and mark in _YES:
+            raise UsageError(
+                f"{path}:{number}: a row without an id is chosen", hint="The id says which candidate it is."
+            )
         if name and name not in known:
-            raise UsageError(f'{path}:{number}: there is no candidate "{name}"', hint="Is the table of another page?")
-        if mark in _YES and known[name] not in chosen:
-            chosen.append(known[name])
+            near = difflib.get_close_matches(name, known, 1)
+            meant = f'Did you mean "{near[0]}"?' if near else "Is the table of another page?"
+            raise UsageError(f'{path}:{number}: there is no candidate "{name}"', hint=meant)
+        if name and marks.setdefault(name, mark in _YES) != (mark in _YES):
+            raise UsageError(f'{path}:{number}: "{name}" is chosen in one row and not in another')
+    chosen = [known[name] for name, yes in marks.items() if yes]
     if not chosen:
         raise UsageError(f"{path}: nothing is chosen", hint='Write "yes" in column choose of the rows you want.')
     return chosen
-
-
-_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#1b1f24;background:#fff}
-h1{font-size:1.5rem} .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(22rem,1fr));gap:1rem}
-.card{border:1px solid #d0d7de;border-radius:8px;padding:.8rem} .card:has(input:checked){border-color:#0969da;background:#f3f9ff}
-.pics{display:flex;gap:.5rem} figure{margin:0;flex:1;min-width:0} img{width:100%;image-rendering:pixelated;background:#eaeef2}
-figcaption{font-size:.8rem;color:#57606a} label{font-weight:600;cursor:pointer;overflow-wrap:anywhere}
-.bar{position:sticky;top:0;background:#fff;padding:.6rem 0;border-bottom:1px solid #d0d7de;margin-bottom:1rem}
-button{font:inherit;padding:.3rem .8rem}
-@media (prefers-color-scheme:dark){body,.bar{background:#0d1117;color:#e6edf3}.card{border-color:#30363d}
-.card:has(input:checked){background:#10233a}figcaption{color:#9198a1}img{background:#161b22}.bar{border-color:#30363d}}
-"""
-
-_SCRIPT = """
-const boxes=[...document.querySelectorAll('input[type=checkbox]')],count=document.getElementById('count');
-const show=()=>{count.textContent=boxes.filter(b=>b.checked).length};boxes.forEach(b=>b.addEventListener('change',show));show();
-const cell=t=>/[",\\n]/.test(t)?'"'+t.replaceAll('"','""')+'"':t;
-document.getElementById('save').addEventListener('click',()=>{
- const rows=JSON.parse(document.getElementById('rows').textContent),keys=Object.keys(rows[0]);
- rows.forEach((r,i)=>{r.choose=boxes[i].checked?'yes':''});
- const text=[keys,...rows.map(r=>keys.map(k=>r[k]))].map(r=>r.map(cell).join(',')).join('\\n')+'\\n';
- const a=document.createElement('a');a.href=URL.createObjectURL(new Blob([text],{type:'text/csv'}));
- a.download='choose.csv';a.click();});
-"""
-
-
-def _page(
-    title: str,
-    candidates: Sequence[Candidate],
-    rows: Sequence[dict[str, str]],
-    seen: dict[Path, tuple[str, Figures, str, str]],
-) -> str:
-    import json
-
-    def figure(path: Path) -> str:
-        picture, figures, day, _ = seen[path]
-        cloud = "clouds unknown" if figures.cloud is None else f"{figures.cloud:.0%} cloud"
-        words = html.escape(f"{day} · {cloud} · {figures.nodata:.0%} without data")
-        return (
-            f'<figure><img src="{picture}" alt="{html.escape(figures.scene)}" title="{html.escape(figures.scene)}">'
-            f"<figcaption>{words}</figcaption></figure>"
-        )
-
-    cards = "\n".join(
-        f'<div class="card"><label><input type="checkbox" name="{html.escape(c.id)}"> {html.escape(c.id)}</label>'
-        f'<div class="pics">{"".join(figure(path) for path in c.paths)}</div></div>'
-        for c in candidates
-    )
-    data: Any = json.dumps(list(rows)).replace("<", "\\u003c")
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>
-<h1>{html.escape(title)}</h1>
-<div class="bar"><span id="count">0</span> of {len(candidates)} chosen <button id="save">Save choose.csv</button>
-<small>or write "yes" in column <code>choose</code> of the <code>choose.csv</code> beside this page</small></div>
-<div class="grid">
-{cards}
-</div>
-<script type="application/json" id="rows">{data}</script><script>{_SCRIPT}</script></body></html>
-"""
