@@ -1,4 +1,4 @@
-"""Models of change: the published sizes, several scales, pretrained starts, overfitting, exact resume."""
+"""Models of change: the published sizes, several scales, pretrained starts, and all of the way on the command line."""
 
 from __future__ import annotations
 
@@ -9,18 +9,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from shoal.errors import UsageError
 from shoal_earth.change.changeformer import ChangeFormer
-from shoal_earth.change.models import build_change_model
+from shoal_earth.change.models import build_change_model, default_encoder
 from shoal_earth.rasters.statistics import to_input
-from shoal_earth.segmentation.dataset import ChipExamples
 from shoal_earth.segmentation.losses import build_loss
-from shoal_earth.segmentation.metrics import confusion, scores
 from shoal_earth.segmentation.models import build_model
-from shoal_earth.segmentation.train import TrainSettings, train
-from shoal_earth.training.checkpoint import load_checkpoint
-from shoal_earth.training.loop import Fit, Stopped
 
 from .pairs import write_pairs
 
@@ -122,6 +118,23 @@ def test_a_siamese_network_starts_from_the_weights_of_its_encoder(tmp_path: Path
     filled = build_model("siam-unet", "tu-test_resnet", **size)
     for one, other in zip(source.encoder.parameters(), filled.network.encoder.parameters(), strict=True):
         assert torch.equal(one, other)
+    # As `segmentation weights` writes them, for a model that is built of timm's alone.
+    from shoal_earth.segmentation.weights import choose_weights, save_encoder
+
+    save_encoder("tu-resnet18", tmp_path / "folder", source="random")
+    place = choose_weights(default_encoder("bit"), pretrained="true", folder=tmp_path / "folder")
+    bit = build_model("bit", None, bands=6, classes=2, dates=2, weights=place)
+    held = load_file(tmp_path / "folder" / "tu-resnet18.safetensors")
+    assert torch.equal(bit.encoder.state_dict()["layer1.0.conv1.weight"], held["model.layer1.0.conv1.weight"])
+    # One network that sees both dates as one image: the first layer is averaged over the bands.
+    both = build_model("unet", "tu-resnet18", bands=6, classes=2, weights=place)
+    first = both.encoder.state_dict()["model.conv1.weight"]
+    torch.testing.assert_close(first[:, 4], held["model.conv1.weight"].sum(1) / 6)
+    with pytest.raises(UsageError, match=r"are not weights of the encoder tu-resnet10t: \d+ tensors do not fit"):
+        build_model("unet", "tu-resnet10t", bands=3, classes=2, weights=place)
+    save_encoder("resnet34", tmp_path / "folder", source="random")
+    with pytest.raises(UsageError, match="are not weights of the encoder resnet18"):
+        build_model("unet", "resnet18", bands=3, classes=2, weights=str(tmp_path / "folder" / "resnet34.safetensors"))
     with pytest.raises(UsageError, match="are not weights of siam-unet"):
         build_model("siam-unet", "tu-resnet10t", **size)
 
@@ -171,75 +184,6 @@ def test_models_that_do_not_exist_or_do_not_fit_say_so() -> None:
     ):
         with pytest.raises(UsageError, match=message):
             build_model(name, **{"encoder": None, "bands": 6, "classes": 2, "dates": 2, **options})
-
-
-# BIT takes ten times as long as the others.
-@pytest.mark.parametrize(
-    ("name", "encoder", "options"), [pytest.param(*m, marks=[pytest.mark.slow] if m[0] == "bit" else []) for m in SMALL]
-)
-def test_models_overfit_ten_pairs(name: str, encoder: str | None, options: dict, chips: Path) -> None:
-    torch.manual_seed(0)
-    examples = ChipExamples(chips, "train")
-    images, labels, _ = next(examples.batches(10))
-    assert len(images) == 10
-    model = build_model(name, encoder, bands=6, classes=2, dates=2, **options)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout2d):
-            module.p = 0.0  # what is to be shown is that the model can, not how well it generalises
-    loss = build_loss("ce+miou")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    score = 0.0
-    for step in range(240):
-        optimizer.zero_grad()
-        loss(model(images), labels).backward()
-        optimizer.step()
-        if step % 20 == 19:
-            model.eval()
-            with torch.no_grad():
-                score = scores(confusion(model(images).argmax(1), labels, 2), ["b", "c"], "x")["x/iou"]
-            model.train()
-            if score > 0.9:
-                break
-    assert score > 0.9
-
-
-def settings(**changes: object) -> TrainSettings:
-    base = {"model": "fc-siam-diff", "width": 4, "lr": 3e-3, "epochs": 3, "batch_size": 4, "device": "cpu"}
-    return TrainSettings(**{**base, "schedule": "linear", "loss": "miou", "augment": "turns", **changes})
-
-
-def test_interrupted_and_resumed_equals_uninterrupted_and_the_seed_decides(
-    chips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("SHOAL_SPEC", raising=False)
-    for optimizer in ("adamw", "sgd"):
-        whole, parts, again = (
-            tmp_path / f"{optimizer}-whole",
-            tmp_path / f"{optimizer}-parts",
-            tmp_path / f"{optimizer}-again",
-        )
-        train(chips, whole, settings(optimizer=optimizer))
-        step = Fit._train_step
-
-        def stopped(self: Fit, stream: object, step=step) -> None:
-            step(self, stream)
-            if self.step == 3:
-                self.save()
-                raise Stopped("killed in the middle of the second epoch")
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Fit, "_train_step", stopped)
-            with pytest.raises(Stopped):
-                train(chips, parts, settings(optimizer=optimizer))
-        train(chips, parts, settings(optimizer=optimizer))
-        train(chips, again, settings(optimizer=optimizer))
-        states = [load_checkpoint(folder / "last.pt")["model"] for folder in (whole, parts, again)]
-        for key, value in states[0].items():
-            assert torch.equal(value, states[1][key]), key
-            assert torch.equal(value, states[2][key]), key
-    train(chips, tmp_path / "other", settings(seed=1))
-    other = load_checkpoint(tmp_path / "other" / "last.pt")["model"]
-    assert any(not torch.equal(value, other[key]) for key, value in states[0].items())
 
 
 def test_from_pairs_to_scores_and_pictures_on_the_command_line(chips: Path, tmp_path: Path, cli) -> None:

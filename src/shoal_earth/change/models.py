@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from shoal.errors import UsageError
@@ -14,9 +13,9 @@ from shoal_earth.change.changeformer import TINY, V6, ChangeFormer
 from shoal_earth.change.published import to_our_names
 from shoal_earth.change.siamese import BIT, FCSiam, Siamese
 from shoal_earth.segmentation.networks import build_network
-from shoal_earth.training.weights import read_state
+from shoal_earth.training.weights import adapt, read_state
 
-__all__ = ["CHANGE_MODELS", "build_change_model", "is_change_model"]
+__all__ = ["CHANGE_MODELS", "build_change_model", "default_encoder", "is_change_model"]
 
 CHANGE_MODELS = ("changeformer", "changeformer-tiny", "fc-siam-conc", "fc-siam-diff", "bit")
 """By name; besides these, ``siam-`` and any architecture of segmentation_models_pytorch, such as ``siam-unet``."""
@@ -97,6 +96,11 @@ def build_change_model(
     return model
 
 
+def default_encoder(name: str) -> str | None:
+    """The encoder of a model of change that has a choice and was given none."""
+    return _ENCODERS.get(name.partition("-")[0])
+
+
 def _is_place(weights: str) -> bool:
     return Path(weights).suffix in (".pt", ".pth", ".ckpt", ".bin", ".safetensors") or "/" in weights
 
@@ -136,8 +140,8 @@ def _fill(model: nn.Module, place: Path, name: str) -> None:
     if not own.keys() & state.keys():
         # The encoder alone, as libraries keep it.
         within = "network.encoder." if isinstance(model, Siamese) else "encoder."
-        state = {within + key: value for key, value in state.items()}
-    fitting = {key: _adapted(value, own[key]) for key, value in state.items() if key in own}
+        state = {within + (key if within + key in own else key.removeprefix("model.")): v for key, v in state.items()}
+    fitting = {key: adapt(value, own[key]) for key, value in state.items() if key in own}
     usable = {key: value for key, value in fitting.items() if value is not None}
     encoder = {key for key in own if key.startswith(("encoder.", "network.encoder.", "down."))}
     if absent := sorted(key for key in encoder - usable.keys() if not key.endswith("num_batches_tracked")):
@@ -147,14 +151,3 @@ def _fill(model: nn.Module, place: Path, name: str) -> None:
             hint="Was the file made for another model, or another width or depth?",
         )
     model.load_state_dict(usable, strict=False)
-
-
-def _adapted(value: torch.Tensor, own: torch.Tensor) -> torch.Tensor | None:
-    """A tensor as the model needs it; None where it does not fit. A first layer for other bands is averaged over its own."""
-    if value.shape == own.shape:
-        return value
-    if value.ndim == own.ndim == 4 and value.shape[0] == own.shape[0] and value.shape[2:] == own.shape[2:]:
-        mean = value.float().mean(1, keepdim=True).expand_as(own)
-        # As much comes out of the layer as before.
-        return (mean * value.shape[1] / own.shape[1]).to(own.dtype)
-    return None

@@ -20,8 +20,8 @@ from shoal_earth.rasters.composites import composite, recipe
 from shoal_earth.rasters.contact_page import Card, Look, render
 from shoal_earth.rasters.filters import Figures, measure
 from shoal_earth.rasters.grids import same_grid
-from shoal_earth.rasters.opening import read_scene
 from shoal_earth.rasters.masks import HIDDEN, mask
+from shoal_earth.rasters.opening import read_scene
 from shoal_earth.rasters.output import write_text
 from shoal_earth.rasters.scenes import Scene
 

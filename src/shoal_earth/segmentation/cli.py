@@ -117,6 +117,7 @@ def train_command(
     device: Device = "auto",
 ) -> None:
     """Train a model on chips; with torchrun on several GPUs. A new start goes on where the last one stopped."""
+    from shoal_earth.change.models import default_encoder
     from shoal_earth.segmentation.train import TrainSettings, train
     from shoal_earth.segmentation.weights import choose_weights
 
@@ -127,7 +128,7 @@ def train_command(
         epochs=epochs,
         batch_size=batch_size,
         seed=seed,
-        weights=choose_weights(encoder, weights, pretrained, weights_folder),
+        weights=choose_weights(encoder or default_encoder(model), weights, pretrained, weights_folder),
         depth=depth,
         width=width,
         loss=loss,

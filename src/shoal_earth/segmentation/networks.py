@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from shoal.errors import UsageError
+from shoal_earth.training.weights import adapt, read_state
 
 __all__ = ["build_network", "fill"]
 
@@ -106,22 +107,30 @@ def _decoder(name: str, accepted: Any, stages: int, width: int | None) -> dict[s
 
 
 def fill(encoder: nn.Module, file: Path, name: str) -> None:
-    """Read the weights of an encoder from a file.
+    """Read the weights of an encoder from a file; a first layer for other bands is averaged, stages it has not are left out.
 
     Raises:
         UsageError: it is missing, damaged, or of another encoder.
     """
-    if file.suffix == ".safetensors":
-        from safetensors.torch import load_file
+    if not file.is_file():
+        raise UsageError(f"{file}: there is no such file of weights")
+    state, own = read_state(file), encoder.state_dict()
+    usable = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
+    first = next((key for key, value in own.items() if value.ndim == 4), "")
+    if first in state and first not in usable and (fitted := adapt(state[first], own[first])) is not None:
+        usable[first] = fitted
+    # More blocks in a stage that it has: of a deeper encoder of the same family.
+    stages = {_stage(key) for key in own}
+    beside = [key for key in state if key not in own and _stage(key) in stages]
+    absent = [key for key in own if key not in usable and not key.endswith("num_batches_tracked")]
+    if wrong := sorted([*absent, *beside]):
+        raise UsageError(
+            f"{file}: are not weights of the encoder {name}: {len(wrong)} tensors do not fit, e.g. {wrong[0]}",
+            hint=f"Make such a file with: shoal-earth segmentation weights --encoder {name} --out DIR",
+        )
+    encoder.load_state_dict(usable, strict=False)
 
-        read: Any = load_file
-    else:
-        read = lambda path: torch.load(path, map_location="cpu", weights_only=True)  # noqa: E731
-    try:
-        state = read(file)
-        encoder.load_state_dict(state)
-    except FileNotFoundError:
-        raise UsageError(f"{file}: there is no such file of weights") from None
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise UsageError(f"{file}: are not weights of the encoder {name}: {reason}") from None
+
+def _stage(key: str) -> str:
+    """The part of an encoder that a tensor belongs to: ``layer1`` of ``model.layer1.0.conv1.weight``."""
+    return next((part for part in key.split(".") if part != "model"), key)

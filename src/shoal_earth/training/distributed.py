@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -58,6 +58,15 @@ class Ranks:
         found: list[Any] = [None] * self.world
         dist.all_gather_object(found, value, group=self.control)
         return found
+
+    def share(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Give every rank the values that the main one has, in place."""
+        if self.world == 1:
+            return
+        for tensor in tensors:
+            value = tensor.detach().to("cpu", copy=True)
+            dist.broadcast(value, 0, group=self.control)
+            tensor.copy_(value)
 
     def barrier(self) -> None:
         """Wait until every rank is here."""

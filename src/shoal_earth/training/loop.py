@@ -265,6 +265,8 @@ class Fit:
         model = self.answering
         model.eval()
         with torch.no_grad():
+            # Running means of norms differ from rank to rank; what is kept, and so what is scored, are the main one's.
+            self.ranks.share(model.buffers())
             metrics = {name: float(value) for name, value in self.evaluate(model).items()}
         self.model.train()
         if self.config.monitor not in metrics:

@@ -12,7 +12,7 @@ from torch import nn
 
 from shoal.errors import UsageError
 
-__all__ = ["Weights", "fill", "missing", "read_state", "timm_model"]
+__all__ = ["Weights", "adapt", "fill", "missing", "read_state", "timm_model"]
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
@@ -103,6 +103,19 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(content, Mapping) or not all(isinstance(v, torch.Tensor) for v in content.values()):
         raise UsageError(f"{path}: holds no state of a model")
     return dict(content)
+
+
+def adapt(value: torch.Tensor, own: torch.Tensor) -> torch.Tensor | None:
+    """A tensor as a model needs it in place of its ``own``; None where it does not fit.
+
+    A first layer for other bands is averaged over its own, so that as much comes out of it as before.
+    """
+    if value.shape == own.shape:
+        return value
+    if value.ndim == own.ndim == 4 and value.shape[0] == own.shape[0] and value.shape[2:] == own.shape[2:]:
+        mean = value.float().mean(1, keepdim=True).expand_as(own)
+        return (mean * value.shape[1] / own.shape[1]).to(own.dtype)
+    return None
 
 
 def fill(
