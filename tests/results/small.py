@@ -26,9 +26,15 @@ def attempt(
     device: str = "NVIDIA A10",
     host: str = "h1",
     failure: str | None = None,
+    scheduled: float | None = None,
+    pulled: float | None = None,
     **usage: float,
 ) -> dict[str, Any]:
+    """The content of ``attempt.json``; with ``scheduled``, of one on a cluster."""
+    times = {"scheduled": scheduled, "pulled": pulled}
+    cluster = {name: None if at is None else stamp(at) for name, at in times.items()}
     return {
+        **({"cluster": cluster} if scheduled is not None else {}),
         "format": 1,
         "executor": "local",
         "state": "ended" if ended is not None else "running",

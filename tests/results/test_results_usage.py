@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from small import Small, attempt
 
+from shoal.report.summary import cost_line
 from shoal.results import ResultError, load, read_store, usage_summary
 
 H = 3600.0
@@ -83,6 +84,42 @@ def test_text_and_json(study: Path) -> None:
     assert "3.0 GPU-h wasted" in text
     assert "by device" in text
     assert json.loads(json.dumps(usage.to_json()))["total"]["gpu"] == pytest.approx(12)
+
+
+def test_on_a_cluster_the_wait_is_for_a_place_then_for_the_image_then_for_inputs(tmp_path: Path) -> None:
+    small = Small(tmp_path)
+    small.step("train", resources={"gpu": 1})
+    ways = [
+        attempt(0, 13 * 60, 2 * H, scheduled=10 * 60, pulled=12 * 60, gpus=1),
+        # No node took it; a node did, and never had its image; a clock that is ahead; what no cluster knows of.
+        attempt(0, None, 300, outcome="failed", failure="unschedulable"),
+        attempt(0, None, 300, scheduled=60, outcome="failed", failure="image-pull"),
+        attempt(0, 30, 60, scheduled=40, pulled=50, gpus=1),
+        attempt(0, 30, 60, scheduled=-20, pulled=-10, gpus=1),
+        attempt(0, 30, 60, gpus=1),
+    ]
+    for number, way in enumerate(ways):
+        small.add("train", {"n": number}, attempts=[way])
+    found = load(small.write())
+    frame = found.attempts()
+    assert list(frame.queue_seconds) == [600, 300, 60, 30, 0, 30]
+    assert list(frame.pull_seconds) == [120, 0, 240, 0, 10, 0]
+    assert list(frame.prepare_seconds) == [60, 0, 0, 0, 20, 0]
+    usage = found.usage()
+    assert usage.total.pull == pytest.approx(370 / 3600)
+    text = " ".join(usage.render().split())
+    assert "waited 25 min: 17 min for a GPU, 6.2 min for the image, 1.3 min for inputs" in text
+    assert "queued image run" in text
+    assert cost_line(usage).endswith("waited 25 min: 17 min for a GPU, 6.2 min for the image, 1.3 min for inputs.")
+
+
+def test_slow_images_are_advice_and_where_there_is_no_cluster_nothing_is_said(study: Path, tmp_path: Path) -> None:
+    assert "image" not in load(study).usage().render()
+    small = Small(tmp_path / "cluster")
+    for seed in range(3):
+        small.add("train", {"seed": seed}, {"m": 1.0}, attempts=[attempt(0, 900, H, scheduled=0, pulled=900)])
+    (said,) = [text for text in load(small.write()).usage().advice if "image" in text]
+    assert said.startswith("Tasks waited 33% of the run time for their image")
 
 
 def test_unknown_axis(study: Path) -> None:

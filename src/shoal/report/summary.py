@@ -12,6 +12,7 @@ from shoal.report.trials import Trials
 from shoal.results import StudyData, Usage
 from shoal.results.data import STATES, duration
 from shoal.results.tables import digits_for
+from shoal.results.usage_text import waited
 
 __all__ = ["compared", "cost_line", "outcome", "progress", "value_digits"]
 
@@ -86,6 +87,8 @@ def cost_line(usage: Usage) -> str:
     text += f"{duration(usage.wall)} of wall-clock"
     if usage.speedup and usage.speedup > 1.05:
         text += f"; one after another it would have been {duration(total.run)} ({usage.speedup:.1f}×)"
+    if waits := waited(total):
+        text += f"; {waits}"
     return text[0].upper() + text[1:] + "."
 
 

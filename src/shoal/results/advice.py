@@ -65,6 +65,11 @@ def advice(data: StudyData, usage: Usage) -> list[str]:
                 f"or smaller requests would start sooner.",
             )
         )
+    if total.pull > _HOURS and total.pull > 0.1 * total.run:
+        share = f"{total.pull / total.run:.0%} of the run time" if total.run else f"{total.pull:.1f} h"
+        found.append(
+            (total.pull, f"Tasks waited {share} for their image: a smaller one starts sooner (fewer layers to bring).")
+        )
     broken = [f"{one.text}{f' The platform: {one.reason}.' if one.reason else ''}" for one in rules]
     return broken + [text for _, text in sorted(found, key=lambda pair: -pair[0])]
 

@@ -87,6 +87,8 @@ class Attempt:
     started: float | None = None
     ended: float | None = None
     alive: float | None = None
+    scheduled: float | None = None
+    pulled: float | None = None
     host: str = ""
     devices: list[dict[str, Any]] = field(default_factory=list)
     failure: dict[str, Any] | None = None
@@ -102,12 +104,32 @@ class Attempt:
         return self.alive if self.state == "running" else None
 
     @property
-    def queue_seconds(self) -> float:
+    def wait_seconds(self) -> float:
         """Seconds between being handed over and its start (or its end, when it never started)."""
         if self.queued is None:
             return 0.0
         end = self.started if self.started is not None else self.ended
         return max(0.0, end - self.queued) if end is not None else 0.0
+
+    @property
+    def queue_seconds(self) -> float:
+        """Seconds of the wait in which it had no place to run yet: all of it, but on a cluster until a node took it."""
+        if self.queued is None or self.scheduled is None:
+            return self.wait_seconds
+        return min(max(0.0, self.scheduled - self.queued), self.wait_seconds)
+
+    @property
+    def pull_seconds(self) -> float:
+        """Seconds of the wait in which a cluster's node brought the image and started the container."""
+        if self.scheduled is None:
+            return 0.0
+        end = next((at for at in (self.pulled, self.started, self.ended) if at is not None), self.scheduled)
+        return min(max(0.0, end - self.scheduled), self.wait_seconds - self.queue_seconds)
+
+    @property
+    def prepare_seconds(self) -> float:
+        """Seconds of the wait in which its container ran and its command did not yet: inputs were brought from a bucket."""
+        return self.wait_seconds - self.queue_seconds - self.pull_seconds
 
     @property
     def run_seconds(self) -> float:

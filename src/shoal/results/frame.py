@@ -119,8 +119,16 @@ class StudyResults:
         import pandas as pd
 
         names = ["task", "step", "attempt", "executor", "state", "outcome", "failure", "message", "host"]
-        names += ["device", "gpus", "cpus", "queued", "started", "ended", "queue_seconds", "run_seconds"]
-        names += ["wasted_seconds", "gpu_mean", "gpu_memory_peak", "cpu_mean", "memory_peak"]
+        names += ["device", "gpus", "cpus", "queued", "started", "ended", "queue_seconds", "pull_seconds"]
+        names += [
+            "prepare_seconds",
+            "run_seconds",
+            "wasted_seconds",
+            "gpu_mean",
+            "gpu_memory_peak",
+            "cpu_mean",
+            "memory_peak",
+        ]
         rows = []
         for a in self.data.attempts():
             failure = a.failure or {}
@@ -135,7 +143,8 @@ class StudyResults:
                 a.gpus,
                 a.cpus,
             ]
-            times = [a.queued, a.started, a.ended, a.queue_seconds, a.run_seconds, a.wasted_seconds]
+            times = [a.queued, a.started, a.ended, a.queue_seconds, a.pull_seconds, a.prepare_seconds]
+            times += [a.run_seconds, a.wasted_seconds]
             rows.append([a.task, a.step, a.number, a.executor, *what, *times, *use])
         frame = pd.DataFrame(rows, columns=names)
         for name in ("queued", "started", "ended"):

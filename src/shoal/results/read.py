@@ -171,6 +171,8 @@ def _attempt(task: Task, record: AttemptRecord, given: dict[str, Any]) -> Attemp
     folder = task.folder / "attempts" / str(record.number)
     raw = record.data
     usage, failure, devices = raw.get("usage"), raw.get("failure"), raw.get("devices")
+    cluster = raw.get("cluster")
+    cluster = cluster if isinstance(cluster, dict) else {}
     started = parse_time(raw.get("started"))
     return Attempt(
         task=task.id,
@@ -184,6 +186,8 @@ def _attempt(task: Task, record: AttemptRecord, given: dict[str, Any]) -> Attemp
         started=started,
         ended=parse_time(raw.get("ended")),
         alive=record.heartbeat or started,
+        scheduled=parse_time(cluster.get("scheduled")),
+        pulled=parse_time(cluster.get("pulled")),
         host=str(raw.get("host") or ""),
         devices=[d for d in devices if isinstance(d, dict)] if isinstance(devices, list) else [],
         failure=failure if isinstance(failure, dict) else None,

@@ -1,8 +1,8 @@
 """What a study cost: hours by step, axis and device, with queue, run and wasted time apart, and advice.
 
-All of it comes from the attempts: waiting is from hand-over to start, running from start to end, and
-wasted is the part of
-the running that has to be done again. GPU-hours are run hours times the GPUs held, used or not.
+All of it comes from the attempts. Waiting is from hand-over to start: on a cluster until a node took it (queue), then until the
+image was there (pull), then until inputs were (prepare). Running is from start to end; wasted is the part of it that has to be
+done again. GPU-hours are run hours times the GPUs held, used or not.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ class Hours:
     """Sums over some attempts; hours, except where the name says otherwise.
 
     Attributes:
+        queue: waiting for a place to run.
+        pull: having a place, and waiting for the image.
+        prepare: having both, and waiting for inputs.
         gpu_use: median over attempts of their mean GPU use, 0 to 1, weighted by run time; None where unknown.
         cpu_use: cores used, relative to cores held, in the same way.
         memory_peak: highest memory of any attempt, in bytes.
@@ -36,6 +39,8 @@ class Hours:
     tasks: int = 0
     attempts: int = 0
     queue: float = 0.0
+    pull: float = 0.0
+    prepare: float = 0.0
     run: float = 0.0
     wasted: float = 0.0
     gpu: float = 0.0
@@ -167,6 +172,8 @@ def _sum(name: str, attempts: list[Attempt]) -> Hours:
         run = attempt.run_seconds / 3600
         lost = attempt.wasted_seconds / 3600
         found.queue += attempt.queue_seconds / 3600
+        found.pull += attempt.pull_seconds / 3600
+        found.prepare += attempt.prepare_seconds / 3600
         found.run += run
         found.wasted += lost
         found.gpu += run * attempt.gpus

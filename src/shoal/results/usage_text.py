@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table as RichTable
 
-__all__ = ["headline", "usage_rich"]
+__all__ = ["headline", "usage_rich", "waited"]
+
+#: Share of the wait that has to go to inputs to be named: starting Python takes some too.
+_WORTH_SAYING = 0.05
 
 
 def headline(usage: Usage) -> str:
@@ -27,10 +30,26 @@ def headline(usage: Usage) -> str:
     if total.wasted:
         lost = f"{total.gpu_wasted:,.1f} GPU-h" if total.gpu_wasted else duration(total.wasted)
         text += f"; {lost} wasted"
+    if waits := waited(total):
+        text += f"; {waits}"
     recovered = sum(usage.recovered.values())
     if recovered:
         text += f"; {recovered} {'loss' if recovered == 1 else 'losses'} of a machine recovered"
     return text + "."
+
+
+def waited(total: Hours) -> str:
+    """Return what tasks waited for, all together: empty where only a cluster could tell one from the other, and there is none."""
+    if not total.pull:
+        return ""
+    whole = total.queue + total.pull + total.prepare
+    parts = [
+        f"{duration(total.queue)} for {'a GPU' if total.gpu else 'a place'}",
+        f"{duration(total.pull)} for the image",
+    ]
+    if total.prepare > _WORTH_SAYING * whole:
+        parts.append(f"{duration(total.prepare)} for inputs")
+    return f"waited {duration(whole)}: {', '.join(parts)}"
 
 
 def usage_rich(usage: Usage) -> RenderableType:
@@ -49,13 +68,14 @@ def _table(name: str, groups: list[Hours]) -> RichTable:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    gpu = any(g.gpu for g in groups)
+    gpu, pull = any(g.gpu for g in groups), any(g.pull for g in groups)
     table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(Text(f"by {name}"))
     heads = [
         "tasks",
         "attempts",
         "queued",
+        *(["image"] if pull else []),
         "run",
         "wasted",
         *(["GPU-h", "GPU use"] if gpu else []),
@@ -65,7 +85,9 @@ def _table(name: str, groups: list[Hours]) -> RichTable:
     for head in heads:
         table.add_column(head, justify="right")
     for g in groups:
-        cells = [f"{g.tasks:,}", f"{g.attempts:,}", duration(g.queue), duration(g.run), duration(g.wasted)]
+        cells = [f"{g.tasks:,}", f"{g.attempts:,}", duration(g.queue)]
+        cells += [duration(g.pull)] if pull else []
+        cells += [duration(g.run), duration(g.wasted)]
         if gpu:
             cells += [amount(g.gpu), "" if g.gpu_use is None else f"{g.gpu_use:.0%}"]
         cells += [amount(g.cpu), "" if g.memory_peak is None else format_size(g.memory_peak)]
