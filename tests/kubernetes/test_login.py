@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,16 @@ from shoal.executors.kubernetes.login import (
     Authenticator,
     Login,
     LoginError,
+    Material,
     find_login,
+    how_to_renew,
     in_cluster,
     kubeconfig_paths,
     read_login,
+    what_expired,
 )
+from shoal.executors.kubernetes.login.refused import expiry
+from testbed.pki import Authority
 
 CA = b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 V1, V1BETA1 = "client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1"
@@ -418,3 +423,44 @@ def test_nothing_in_a_kubeconfig_ends_in_a_traceback(tmp_path: Path, data: Any) 
         read_login([path])
     except LoginError as error:
         assert str(path) in str(error)  # noqa: PT017
+
+
+def token(**claims: Any) -> str:
+    parts = [
+        base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in ({"alg": "x"}, claims)
+    ]
+    return ".".join([*parts, "c2ln"])
+
+
+@pytest.mark.parametrize("hours", [-30, 30])
+def test_credentials_tell_when_they_end(hours: int) -> None:
+    end = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=hours)
+    pair = Authority.new().issue("me", ["group"], life=timedelta(hours=hours))
+    said = {"token": what_expired(Material(token(exp=end.timestamp())), time.time())}
+    said["client certificate"] = what_expired(Material(certificate=pair.certificate, key=pair.key), time.time())
+    for name, text in said.items():
+        assert text == (f"its {name} expired on {end:%Y-%m-%d at %H:%M} UTC" if hours < 0 else None)
+    assert expiry(Material(certificate=pair.certificate)) == pytest.approx(end.timestamp(), abs=2)
+
+
+@given(st.text(max_size=40) | st.builds(lambda exp: token(exp=exp), trees), st.binary(max_size=60))
+def test_credentials_that_tell_nothing_are_no_error(text: str, data: bytes) -> None:
+    pem = b"-----BEGIN CERTIFICATE-----\n" + base64.b64encode(data) + b"\n-----END CERTIFICATE-----\n"
+    for used in (Material(text), Material(certificate=pem), Material(certificate=data), Material()):
+        said = what_expired(used, 0.0)
+        assert said is None or said.startswith("its token")
+
+
+def test_how_to_renew_depends_on_where_the_login_is_from(
+    write: Callable[..., Path], plugin: FakePlugin, tmp_path: Path
+) -> None:
+    def hint(user: dict[str, Any], used: Material) -> str:
+        return how_to_renew(read_login([write(config(user))]), used)
+
+    assert str(tmp_path / "config") in hint({"token": "t"}, Material("t"))
+    assert str(tmp_path / "token") in hint({"tokenFile": "token"}, Material("t"))
+    assert "portal" in hint(
+        {"client-certificate-data": "eHg=", "client-key-data": "eHg="}, Material(None, None, b"x", b"x")
+    )
+    assert "my-login get-token --x" in hint(plugin.user(), Material("t"))
+    assert "kubectl oidc-login" in hint(plugin.user(args=["oidc-login", "get-token"]), Material("t"))

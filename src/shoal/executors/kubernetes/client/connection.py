@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from shoal.executors.kubernetes.client.errors import ApiError, Asked, Unreachable, error_of
-from shoal.executors.kubernetes.login import Authenticator, Login, LoginError, Material
+from shoal.executors.kubernetes.login import Authenticator, Login, LoginError, Material, how_to_renew, what_expired
 
 if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
@@ -157,7 +157,7 @@ class Connection:
 
         from shoal.executors.kubernetes.client.execute import open_socket
 
-        silent = 0
+        renewed, silent = False, 0
         while True:
             material = self._authenticator.current()
             tls = _tls(self.login, material.certificate, material.key)
@@ -165,9 +165,10 @@ class Connection:
                 return open_socket(self.login, material, tls, path, params, protocols)
             except InvalidStatus as error:
                 status = error.response.status_code
-                if status == 401 and self._authenticator.refused(material):
+                if status == 401 and not renewed and self._authenticator.refused(material):
+                    renewed = True
                     continue
-                raise error_of(status, _json_object(bytes(error.response.body or b"")), asked) from error
+                raise self._error(status, _json_object(bytes(error.response.body or b"")), asked, material) from error
             except TimeoutError as error:
                 # A node now and then never answers one of several at once; nothing has been sent yet.
                 silent += 1
@@ -175,6 +176,12 @@ class Connection:
                     raise _unreachable(error, asked) from error
             except (OSError, WebSocketException) as error:
                 raise _unreachable(error, asked) from error
+
+    def _error(self, status: int, body: Mapping[str, Any], asked: Asked, used: Material) -> ApiError:
+        if status != 401:
+            return error_of(status, body, asked)
+        expired, renew = what_expired(used, time.time()), how_to_renew(self.login, used)
+        return error_of(status, body, asked, expired=expired, renew=renew)
 
     def close(self) -> None:
         """Close all connections; what waits to be tried again is not."""
@@ -220,7 +227,7 @@ class Connection:
                 if response.status_code == 401 and not renewed and self._authenticator.refused(material):
                     renewed = True
                     continue
-                problem = error_of(response.status_code, _object(response), asked)
+                problem = self._error(response.status_code, _object(response), asked, material)
                 if response.status_code not in _PASSING:
                     raise problem
                 pause = _asked_pause(response)

@@ -110,13 +110,17 @@ class ServerFault(ApiError):
     """The server could not do it (5xx), however often it was asked."""
 
 
-def error_of(status: int, body: Mapping[str, Any], asked: Asked) -> ApiError:
+def error_of(
+    status: int, body: Mapping[str, Any], asked: Asked, *, expired: str | None = None, renew: str | None = None
+) -> ApiError:
     """The error of an answer.
 
     Args:
         status: HTTP status, or the code of a ``Status`` object.
         body: the ``Status`` object, or anything else.
         asked: what had been asked for.
+        expired: what is known to have expired of the login.
+        renew: how to renew the login.
     """
     said = " ".join(str(body.get("message") or "").split())[:_LONGEST]
     reason = str(body.get("reason") or "")
@@ -127,8 +131,8 @@ def error_of(status: int, body: Mapping[str, Any], asked: Asked) -> ApiError:
     if status == 401:
         return made(
             Unauthorized,
-            f"{asked.server}: the server does not accept the login" + (f": {said}" if said else ""),
-            "Log in anew; kubectl get pods has to work.",
+            f"{asked.server}: the server does not accept the login: {expired or said or 'unauthorized'}",
+            renew or "Log in anew; kubectl get pods has to work.",
         )
     if "admission webhook" in said or "ValidatingAdmissionPolicy" in said:
         found = re.search(r"denied (?:the )?request: (.*)", said)

@@ -4,6 +4,7 @@ from shoal.executors.kubernetes.login.incluster import in_cluster
 from shoal.executors.kubernetes.login.kubeconfig import kubeconfig_paths, read_login
 from shoal.executors.kubernetes.login.model import Credentials, Login, LoginError, Plugin, Server
 from shoal.executors.kubernetes.login.plugin import Authenticator, Material
+from shoal.executors.kubernetes.login.refused import how_to_renew, what_expired
 
 __all__ = [
     "Authenticator",
@@ -14,9 +15,11 @@ __all__ = [
     "Plugin",
     "Server",
     "find_login",
+    "how_to_renew",
     "in_cluster",
     "kubeconfig_paths",
     "read_login",
+    "what_expired",
 ]
 
 

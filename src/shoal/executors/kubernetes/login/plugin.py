@@ -16,7 +16,7 @@ from typing import Any
 
 from shoal.executors.kubernetes.login.model import Login, LoginError, Plugin
 
-__all__ = ["Authenticator", "Material"]
+__all__ = ["Authenticator", "Material", "how_to_log_in"]
 
 _MARGIN = 10.0
 _TIMEOUT = 300.0
@@ -100,7 +100,7 @@ class Authenticator:
             )
         program = shutil.which(plugin.command)
         if program is None:
-            raise self._error(plugin, "is not installed", plugin.install_hint or _advice(plugin))
+            raise self._error(plugin, "is not installed", plugin.install_hint or how_to_log_in(plugin))
         spec: dict[str, Any] = {"interactive": interactive}
         if plugin.cluster is not None:
             spec["cluster"] = plugin.cluster
@@ -117,13 +117,13 @@ class Authenticator:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise self._error(plugin, f"gave no answer within {self._timeout:g} s", _advice(plugin)) from None
+            raise self._error(plugin, f"gave no answer within {self._timeout:g} s", how_to_log_in(plugin)) from None
         except OSError as error:
             raise self._error(plugin, f"cannot be started: {error.strerror}", plugin.install_hint) from None
         if done.returncode != 0:
             lines = (done.stderr or b"").decode("utf-8", "replace").strip().splitlines()
             said = f": {lines[-1][:300]}" if lines else ""
-            raise self._error(plugin, f"failed with exit code {done.returncode}{said}", _advice(plugin))
+            raise self._error(plugin, f"failed with exit code {done.returncode}{said}", how_to_log_in(plugin))
         return self._read(plugin, done.stdout)
 
     def _read(self, plugin: Plugin, data: bytes) -> Material:
@@ -133,14 +133,14 @@ class Authenticator:
             answer = json.loads(data.decode("utf-8"))
             status = answer.get("status") if isinstance(answer, dict) else None
         except (ValueError, UnicodeDecodeError):
-            raise self._error(plugin, "did not answer with an ExecCredential in JSON", _advice(plugin)) from None
+            raise self._error(plugin, "did not answer with an ExecCredential in JSON", how_to_log_in(plugin)) from None
         if not isinstance(answer, dict) or answer.get("kind") != "ExecCredential":
-            raise self._error(plugin, "did not answer with an ExecCredential", _advice(plugin))
+            raise self._error(plugin, "did not answer with an ExecCredential", how_to_log_in(plugin))
         if answer.get("apiVersion") != plugin.api_version:
             said = answer.get("apiVersion")
             raise self._error(plugin, f"answered in {said}, though {plugin.api_version} was asked for", "Update it.")
         if not isinstance(status, dict):
-            raise self._error(plugin, "gave no credentials (no status)", _advice(plugin))
+            raise self._error(plugin, "gave no credentials (no status)", how_to_log_in(plugin))
         found: dict[str, str | None] = {}
         for name in ("token", "clientCertificateData", "clientKeyData", "expirationTimestamp"):
             value = status.get(name)
@@ -151,11 +151,11 @@ class Authenticator:
         if (certificate is None) != (key is None):
             raise self._error(plugin, "gave a certificate without its key, or a key without its certificate")
         if found["token"] is None and certificate is None:
-            raise self._error(plugin, "gave neither token nor certificate", _advice(plugin))
+            raise self._error(plugin, "gave neither token nor certificate", how_to_log_in(plugin))
         expires = self._time(plugin, found["expirationTimestamp"])
         if expires is not None and expires <= self._clock():
             raise self._error(
-                plugin, f"gave credentials that expired at {found['expirationTimestamp']}", _advice(plugin)
+                plugin, f"gave credentials that expired at {found['expirationTimestamp']}", how_to_log_in(plugin)
             )
         return Material(
             found["token"],
@@ -181,7 +181,7 @@ class Authenticator:
         return LoginError(f"{self._login.said}: the login plugin {name} {what}", hint=hint)
 
 
-def _advice(plugin: Plugin) -> str:
+def how_to_log_in(plugin: Plugin) -> str:
     """What to try: the plugin by hand, in the form that people know."""
     words = " ".join([plugin.command.rpartition("/")[2], *plugin.args])
     if "oidc-login" in words or "kubelogin" in words:
