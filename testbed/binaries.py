@@ -1,6 +1,7 @@
 """Upstream's programs, built once from the modules that ``go.mod`` pins, and kept outside of the tree.
 
-kwok has a module file of its own, ``kwok.mod``: it does not compile with the Kubernetes libraries of ``go.mod``.
+kwok has a module file of its own, ``kwok.mod``: it does not compile with the Kubernetes libraries of ``go.mod``. CoreDNS has a
+module, ``coredns``: its usual program would bring the libraries of all clouds.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ PROGRAMS = {
     "etcd": "go.etcd.io/etcd/server/v3",
     "kubelet": "k8s.io/kubernetes/cmd/kubelet",
     "kwok": "sigs.k8s.io/kwok/cmd/kwok",
+    "coredns": ".",
 }
 CONTROL_PLANE = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "etcd")
+_MODULES = ("go.mod", "go.sum", "kwok.mod", "kwok.sum", "coredns/go.mod", "coredns/go.sum", "coredns/main.go")
 # Pure Go, without debug information, and with a collector that seldom runs: half the time and a third of the size.
 _FLAGS = ("-trimpath", "-buildvcs=false", "-mod=readonly", "-gcflags=all=-dwarf=false")
 _ENVIRONMENT = {"CGO_ENABLED": "0", "GOGC": "800", "GOFLAGS": "", "GOWORK": "off"}
@@ -54,7 +57,7 @@ def binaries() -> Path:
     """
     if (given := os.environ.get("SHOAL_TESTBED_BIN")) is not None:
         return Path(given)
-    made_of = [(HERE / name).read_text() for name in ("go.mod", "go.sum", "kwok.mod", "kwok.sum")]
+    made_of = [(HERE / name).read_text() for name in _MODULES]
     digest = hashlib.sha256(json.dumps([made_of, _FLAGS, _linker_flags(), PROGRAMS]).encode()).hexdigest()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "shoal" / "testbed" / digest[:16]
@@ -90,8 +93,8 @@ def build(programs: tuple[str, ...] = tuple(PROGRAMS), jobs: int | None = None) 
 
 
 def _groups(names: list[str]) -> list[list[str]]:
-    """What is built by one call: as much as can be, but for etcd, whose main package is not called so, and kwok."""
-    together = [name for name in names if name not in ("etcd", "kwok")]
+    """What is built by one call: as much as can be, but for etcd, whose main package is not called so, and other modules."""
+    together = [name for name in names if name not in ("etcd", "kwok", "coredns")]
     return [group for group in (together, *([name] for name in names if name not in together)) if group]
 
 
@@ -110,7 +113,10 @@ def _run(go: str, names: list[str], into: Path, jobs: int | None) -> None:
     begin = time.monotonic()
     print(f"testbed: building {', '.join(names)}", file=sys.stderr, flush=True)
     done = subprocess.run(
-        [*command, *(PROGRAMS[name] for name in names)], cwd=HERE, env={**os.environ, **_ENVIRONMENT}, check=False
+        [*command, *(PROGRAMS[name] for name in names)],
+        cwd=HERE / "coredns" if names == ["coredns"] else HERE,
+        env={**os.environ, **_ENVIRONMENT},
+        check=False,
     )
     if done.returncode:
         raise BuildError(f"go build failed for {', '.join(names)}; what it said is above")

@@ -76,6 +76,11 @@ class Place:
         return f"10.{128 + self.network}.0.1"
 
     @property
+    def names(self) -> str:
+        """The address of the DNS server in pods."""
+        return f"10.{128 + self.network}.0.10"
+
+    @property
     def services(self) -> str:
         """The range of all services' addresses."""
         return f"10.{128 + self.network}.0.0/16"

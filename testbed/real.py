@@ -1,6 +1,7 @@
 """One real node: containerd and runc of Debian, a kubelet of our build; its pods truly start, log, and run out of memory.
 
-Needs root and Linux. Its network is a bridge of this machine with two addresses, the node's and that of the API server's service.
+Needs root and Linux. Its network is a bridge of this machine with three addresses: the node's, that of the API server's service,
+and that of the DNS server.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
 import yaml
 
 from testbed.access import write_kubeconfig
@@ -35,6 +37,7 @@ PACKAGES = ("containerd", "runc", "containernetworking-plugins", "debootstrap", 
 _NETWORK_PLUGINS = Path("/usr/lib/cni")
 _CONTROLLERS = Path("/sys/fs/cgroup")
 _NAMESPACE = "k8s.io"
+_DOMAIN = "cluster.local"
 
 
 def lacking() -> str | None:
@@ -55,7 +58,7 @@ def start(bed: Testbed) -> None:
     """Start containerd, bring the images, and start the kubelet. The caller waits for the node to be ready."""
     folder = bed.folder / "node"
     folder.mkdir(exist_ok=True)
-    images, programs = archive(), build(("kubelet",))
+    images, programs = archive(), build(("kubelet", "coredns"))
     _network(bed.place, True)
     _configure_containerd(bed.place, folder)
     bed.processes.start("containerd", ["containerd", "--config", str(folder / "containerd.toml")])
@@ -63,7 +66,9 @@ def start(bed: Testbed) -> None:
     _ctr(folder, "images", "import", str(images))
     _cgroups(bed.name, True)
     bed.processes.start("forward", _forward(bed), env={"PYTHONPATH": str(Path(__file__).parent.parent)})
+    bed.processes.start("coredns", _names(bed, folder, programs))
     bed.processes.start("kubelet", _kubelet(bed, folder, programs))
+    _until_named(bed)
 
 
 def stop(bed: Testbed) -> None:
@@ -78,7 +83,7 @@ def stop(bed: Testbed) -> None:
             _ctr(folder, "tasks", "kill", "--all", "--signal", "SIGKILL", task, check=False)
         for task in _ctr(folder, "tasks", "list", "--quiet", check=False).split():
             _ctr(folder, "tasks", "delete", "--force", task, check=False)
-    processes.stop("forward", "containerd")
+    processes.stop("forward", "coredns", "containerd")
     _end_shims(folder)
     for mount in sorted(_mounts_below(bed.folder), reverse=True):
         subprocess.run(["umount", "--lazy", mount], check=False)
@@ -96,7 +101,8 @@ def _network(place: Place, there: bool) -> None:
     if there:
         _ip("link", "add", bridge, "type", "bridge")
         _ip("address", "add", f"{place.node}/24", "dev", bridge)
-        _ip("address", "add", f"{place.service}/32", "dev", bridge)
+        for address in (place.service, place.names):
+            _ip("address", "add", f"{address}/32", "dev", bridge)
         _ip("link", "set", bridge, "up")
 
 
@@ -116,6 +122,42 @@ def _forward(bed: Testbed) -> list[str]:
         f"{bed.place.service}:443",
         f"127.0.0.1:{bed.place.ports['apiserver']}",
     ]
+
+
+# -- names of Services -------------------------------------------------------------------------------------------
+
+
+def _names(bed: Testbed, folder: Path, programs: Path) -> list[str]:
+    """The DNS server's command line. It knows the cluster's names, and no other."""
+    authority = Authority.load(bed.place.pki / "ca")
+    kubeconfig = folder / "coredns.kubeconfig"
+    pair = authority.issue("coredns", ["system:masters"])
+    write_kubeconfig(kubeconfig, bed.server, authority.pair.certificate, pair, "coredns")
+    (folder / "Corefile").write_text(
+        f""".:53 {{
+    bind {bed.place.names}
+    ready 127.0.0.1:{bed.place.ports["names"]}
+    errors
+    kubernetes {_DOMAIN} {{
+        kubeconfig {kubeconfig}
+        ttl 1
+    }}
+}}
+"""
+    )
+    return [str(programs / "coredns"), "-conf", str(folder / "Corefile")]
+
+
+def _until_named(bed: Testbed, patience: float = 60) -> None:
+    """Wait until the DNS server knows what there is."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline and bed.processes.alive("coredns"):
+        with contextlib.suppress(httpx.HTTPError):
+            url = f"http://127.0.0.1:{bed.place.ports['names']}/ready"
+            if httpx.get(url, timeout=2, trust_env=False).is_success:
+                return
+        time.sleep(0.1)
+    raise RuntimeError(f"the DNS server is not ready; the end of its log:\n{bed.processes.log('coredns')}")
 
 
 # -- containerd --------------------------------------------------------------------------------------------------
@@ -249,6 +291,8 @@ def _kubelet(bed: Testbed, folder: Path, programs: Path) -> list[str]:
         "tlsCertFile": str(pki / "kubelet.crt"),
         "tlsPrivateKeyFile": str(pki / "kubelet.key"),
         "containerRuntimeEndpoint": f"unix://{folder}/containerd.sock",
+        "clusterDNS": [bed.place.names],
+        "clusterDomain": _DOMAIN,
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": f"/shoal-testbed-{bed.name}",
         "failCgroupV1": False,

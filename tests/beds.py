@@ -1,7 +1,8 @@
 """Clusters for tests: one that ``SHOAL_TEST_KUBECONFIG`` names, or this repository's testbed.
 
 Each worker of pytest has a control plane of its own, since tests kill its parts; that costs seconds. It ends with the worker, and
-if the worker was killed, at the next start of any.
+if the worker was killed, at the next start of any. To try one test again and again, ``SHOAL_TEST_BED`` and
+``SHOAL_TEST_REAL_BED`` name instances that run already.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ def _built(*programs: str) -> bool:
 def bed() -> Iterator[Testbed]:
     """A testbed with 20 fake nodes of 8 GPUs, whose pods do what ``testbed/kwok.yaml`` says."""
     require("cluster", _built("kwok"), f"the testbed's programs are not built: {_BUILD}")
+    if name := os.environ.get("SHOAL_TEST_BED"):
+        yield Testbed.open(name)
+        return
     with Testbed.start(nodes=FAKE_NODES) as made:
         yield made
 
@@ -43,9 +47,12 @@ def bed() -> Iterator[Testbed]:
 @pytest.fixture(scope="session")
 def real_bed() -> Iterator[Testbed]:
     """A testbed with the one node whose pods truly run."""
-    require("node", _built("kubelet"), f"the testbed's programs are not built: {_BUILD}")
+    require("node", _built("kubelet", "coredns"), f"the testbed's programs are not built: {_BUILD}")
     why = lacking()
     require("node", why is None, str(why))
+    if name := os.environ.get("SHOAL_TEST_REAL_BED"):
+        yield Testbed.open(name)
+        return
     with Testbed.start(real_node=True) as made:
         yield made
 

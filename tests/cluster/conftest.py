@@ -138,6 +138,44 @@ class RealLab(Lab):
         path.write_text(yaml.safe_dump(config))
 
 
+class OutsideLab(Lab):
+    """The namespace of the context that ``SHOAL_TEST_KUBECONFIG`` names, on a cluster that is not ours.
+
+    Nothing but what Shoal makes there is touched. ``SHOAL_TEST_CLAIM`` names a claim for results, ``SHOAL_TEST_IMAGE`` an image
+    with Python 3.
+    """
+
+    def __init__(self, outside: Any, root: Path) -> None:
+        self.root, self.namespace, self.kubeconfig = root, outside.namespace, outside.kubeconfig
+        self.client = Client(read_login([self.kubeconfig]))
+        self.cluster(store=f"/shoal/tests/{os.getpid()}-{next(_names)}-{time.time_ns()}")
+
+    def cluster(self, more: str = "", store: str = "/shoal") -> None:
+        """Write the cluster file."""
+        super().cluster(more, store)
+        path = self.root / "clusters" / "lab.yaml"
+        config = yaml.safe_load(path.read_text())
+        config["store"]["claim"] = os.environ.get("SHOAL_TEST_CLAIM", "results")
+        config["defaults"]["image"] = os.environ.get("SHOAL_TEST_IMAGE", "docker.io/library/python:3.12-slim")
+        path.write_text(yaml.safe_dump(config))
+
+    def close(self) -> None:
+        """Remove what the test's study has left."""
+        self.shoal("gc", "s.yaml", "--on", "lab", "--yes", code=None)
+        self.client.close()
+
+
+@pytest.fixture
+def any_lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Lab]:
+    """A namespace whose pods truly run: of the cluster that ``SHOAL_TEST_KUBECONFIG`` names, else of the testbed's real node."""
+    if "SHOAL_TEST_KUBECONFIG" not in os.environ:
+        yield request.getfixturevalue("real_lab")
+        return
+    made = OutsideLab(request.getfixturevalue("cluster"), tmp_path)
+    yield made
+    made.close()
+
+
 @pytest.fixture
 def real_lab(real_bed: Any, tmp_path: Path) -> Iterator[RealLab]:
     """A namespace of its own on the real node."""
