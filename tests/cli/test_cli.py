@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -79,6 +80,10 @@ def states(shoal: Run, *arguments: str) -> dict[str, list[str]]:
     for task in json.loads(shoal("plan", "s.yaml", "--json", *arguments).stdout)["tasks"]:
         found.setdefault(task["step"], []).append(task["reason"] or task["state"])
     return found
+
+
+def test_the_version_is_told_without_a_verb(shoal: Run) -> None:
+    assert re.fullmatch(r"shoal \d+\.\d+\.\d+\n", shoal("--version").stdout)
 
 
 def test_plan_run_results_and_nothing_twice(shoal: Run, folder: Path) -> None:

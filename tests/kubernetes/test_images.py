@@ -1,11 +1,20 @@
-"""The Containerfiles, as far as they can be checked without building them."""
+"""The Containerfiles: what can be checked without building them, and the engine's built where there is buildah."""
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from needs import require
+from testbed.image import archive
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "images").glob("*.Containerfile"))
@@ -46,3 +55,60 @@ def test_what_is_copied_exists_and_reaches_the_builder(path: Path) -> None:
 
 def test_there_is_one_for_the_engine_and_one_for_the_applications() -> None:
     assert [path.name for path in FILES] == ["earth.Containerfile", "engine.Containerfile"]
+
+
+# What the images are based on has pip, a way to make environments, and Python by its short name.
+BASE = """
+FROM scratch
+ADD layer.tar /
+RUN apt-get update -qq \\
+    && apt-get install -y -qq --no-install-recommends python3-venv python-is-python3 \\
+    && rm -rf /var/lib/apt/lists/*
+"""
+Buildah = Callable[..., str]
+
+
+@pytest.fixture
+def buildah(tmp_path: Path) -> Iterator[Buildah]:
+    """Run buildah with a store of its own: by chroot, so that no container has to run."""
+    require("buildah", shutil.which("buildah"), "there is no buildah: apt-get install buildah")
+    require("buildah", sys.platform == "linux" and os.geteuid() == 0, "images are built as root here")
+    require("buildah", shutil.which("debootstrap"), "the base is made with debootstrap: apt-get install debootstrap")
+    places = ["--storage-driver", "vfs", "--root", str(tmp_path / "store"), "--runroot", str(tmp_path / "run")]
+
+    def run(verb: str, *words: str) -> str:
+        isolated = ["--isolation", "chroot"] if verb in ("bud", "run") else []
+        done = subprocess.run(
+            ["buildah", *places, verb, *isolated, *words], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        return done.stdout.strip()
+
+    yield run
+    shutil.rmtree(tmp_path / "store", ignore_errors=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_the_engines_image_is_built_and_runs_without_rights(buildah: Buildah, tmp_path: Path) -> None:
+    """The base is Debian's Python, made on this machine, as registries may be out of reach; all else is as the file says."""
+    with tarfile.open(archive()) as tar:
+        layer = tar.extractfile(max(tar.getmembers(), key=lambda member: member.size))
+        assert layer is not None
+        with (tmp_path / "layer.tar").open("wb") as file:
+            shutil.copyfileobj(layer, file)
+    (tmp_path / "base.Containerfile").write_text(BASE)
+    buildah("bud", "-f", str(tmp_path / "base.Containerfile"), "-t", "localhost/python:base", str(tmp_path))
+    # How this machine reaches its package index.
+    known = [place for place in ("/etc/pip.conf", "/etc/ssl/certs") if Path(place).exists()]
+    mounts = [word for place in known for word in ("--volume", f"{place}:{place}:ro")]
+    base = ["--build-arg", "PYTHON=localhost/python:base"]
+    buildah("bud", *base, *mounts, "-f", "images/engine.Containerfile", "-t", "localhost/shoal:test", ".")
+    made = buildah("from", "localhost/shoal:test")
+    said = buildah("run", made, "--", "sh", "-c", "id -u; pwd; shoal --version; python -c 'import pandas, pydantic'")
+    assert said.splitlines() == ["1000", "/home/shoal", "shoal 0.1.0"]
+    assert buildah("run", made, "--", "sh", "-c", "touch /opt/shoal/x 2>&1 || echo refused").endswith("refused")
+    (tmp_path / "s.yaml").write_text("study: s\nsteps: {a: {run: 'echo made > {out}/file'}}\n")
+    where = ["--volume", f"{tmp_path / 's.yaml'}:/home/shoal/s.yaml:ro"]
+    said = buildah("run", *where, made, "--", "sh", "-c", "shoal run s.yaml 2>&1 && cat runs/s/a/*/out/file")
+    assert said.splitlines()[-1] == "made"
