@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -184,6 +185,11 @@ def print_json(data: Any) -> None:
     import json
 
     typer.echo(json.dumps(data, ensure_ascii=False, indent=None if len(str(data)) > 20_000 else 1))
+
+
+def gpu_words(found: Mapping[str, int]) -> str:
+    """GPUs by type in words, the most first: ``24 a100, 8 l40``."""
+    return ", ".join(f"{count} {name}" for name, count in sorted(found.items(), key=lambda one: (-one[1], one[0])))
 
 
 def duration(seconds: float) -> str:

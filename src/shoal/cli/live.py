@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from shoal.cli.common import duration
+from shoal.cli.common import duration, gpu_words
 from shoal.runner.progress import Phase, Progress, StepProgress
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ _WIDTH = 24
 _WORDS = {
     Phase.DONE: ("done", "green"),
     Phase.RUNNING: ("running", "cyan"),
+    Phase.QUEUED: ("queued", "blue"),
     Phase.READY: ("ready", "default"),
     Phase.WAITING: ("waiting", "dim"),
     Phase.GATE: ("for a person", "yellow"),
@@ -68,6 +69,8 @@ def draw(progress: Progress) -> RenderableType:
     for step in progress.steps.values():
         table.add_row(Text(f"  {step.name}", style="cyan"), bar(step), counts(step))
     parts: list[RenderableType] = [head, table]
+    if progress.gpus:
+        parts.append(Text(f"  GPUs in use: {gpu_words(progress.gpus)}"))
     if progress.best is not None:
         metric, value, label = progress.best
         parts.append(Text(f"  best {metric} {value:.4g}   {label}"))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,12 +19,19 @@ from shoal.cli.common import (
     StoreOption,
     StudyArgument,
     console,
+    gpu_words,
     open_study,
     print_json,
 )
+from shoal.errors import UsageError
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from shoal.results.platform import UseFinding
+
+
+_EVERY, _ASK_EVERY = 2.0, 60.0
 
 
 def register(app: typer.Typer) -> None:
@@ -35,17 +45,50 @@ def status(
     set_: SetOption = None,
     store: StoreOption = None,
     on: OnOption = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Draw it anew every two seconds, as long as there is a runner.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Show how far a study is. Counts by step, what runs, and what failed with one sentence each."""
+    if watch and (json or not sys.stdout.isatty()):
+        raise UsageError(
+            "--watch draws on a terminal, and this is none", hint="Without --watch the state is printed once."
+        )
     opened = open_study(study, profile=profile, overrides=set_, store=store, as_last_run=True, on=on)
     found = survey_status(opened)
     if json:
         print_json(found)
+        return
+    if watch:
+        found = _watch(opened, found, str(study))
     else:
-        _show(found, str(study))
-        if (following := _next(found, opened, str(study))) is not None:
-            typer.echo(f"  {following}")
+        console().print(picture(found, str(study)))
+    if (following := _next(found, opened, str(study))) is not None:
+        typer.echo(f"  {following}")
+
+
+def _watch(opened: Opened, found: dict[str, Any], file: str) -> dict[str, Any]:
+    """Draw the state again and again, as long as there is a runner and nobody presses Ctrl-C; return the last."""
+    from rich.live import Live
+
+    from shoal.cli.detached import refresh
+
+    asked = time.monotonic()
+    with (
+        Live(picture(found, file), console=console(), auto_refresh=False) as live,
+        contextlib.suppress(KeyboardInterrupt),
+    ):
+        live.refresh()
+        while found["runner"] is not None:
+            time.sleep(_EVERY)
+            if time.monotonic() - asked > _ASK_EVERY:
+                # A pod has to read what a runner in the cluster has written.
+                refresh(opened.store, opened.plan.study.folder)
+                asked = time.monotonic()
+            found = survey_status(opened)
+            live.update(picture(found, file), refresh=True)
+    return found
 
 
 def survey_status(opened: Opened) -> dict[str, Any]:
@@ -62,6 +105,7 @@ def survey_status(opened: Opened) -> dict[str, Any]:
     states = survey(plan, snapshot, read_sources(plan.study, data_here=opened.on is None))
     steps = []
     tasks = []
+    gpus = Counter[str]()
     for name in plan.order:
         counts = Counter[str]()
         for task in plan.of_step(name):
@@ -76,6 +120,8 @@ def survey_status(opened: Opened) -> dict[str, Any]:
                 waits = read_json(opened.store.task(name, task.id).attempt(last.number) / "waiting.json") or {}
                 why = waits.get("message")
             counts[word] += 1
+            if word == "running" and last is not None:
+                gpus.update(str(one.get("name") or "GPU") for one in last.data.get("devices") or ())
             failure = last.failure if last is not None and state.state is not State.DONE else None
             tasks.append(
                 {
@@ -94,6 +140,7 @@ def survey_status(opened: Opened) -> dict[str, Any]:
         "store": str(opened.store.root),
         "runner": runner,
         "steps": steps,
+        "gpus": dict(gpus),
         "tasks": tasks,
         "policies": [one.to_json() for one in use_of(opened)],
     }
@@ -114,11 +161,12 @@ _STYLES = {"done": "green", "running": "cyan", "failed": "red", "interrupted": "
 _WORDS = {"todo": "to run", "gate": "for a person"}
 
 
-def _show(found: dict[str, Any], file: str) -> None:
+def picture(found: dict[str, Any], file: str) -> RenderableType:
+    """The state of a study for a person."""
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    out = console()
     head = Text(found["study"], style="bold")
     runner = found["runner"]
     if runner is not None:
@@ -127,7 +175,7 @@ def _show(found: dict[str, Any], file: str) -> None:
         )
     else:
         head.append("   no runner", style="dim")
-    out.print(head)
+    parts: list[RenderableType] = [head]
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     for step in found["steps"]:
         words = Text()
@@ -136,13 +184,15 @@ def _show(found: dict[str, Any], file: str) -> None:
                 f"{count} {_WORDS.get(word, word)}", style=_STYLES.get(word, "dim")
             )
         table.add_row(Text(f"  {step['step']}", style="cyan"), Text(str(step["tasks"]), justify="right"), words)
-    out.print(table)
+    parts.append(table)
+    if found["gpus"]:
+        parts.append(Text(f"  GPUs in use: {gpu_words(found['gpus'])}"))
     running = [task for task in found["tasks"] if task["state"] == "running"]
     for task in running[:12]:
-        out.print(Text(f"  running  {task['step']} {task['id']}  {_point(task['params'])}", style="cyan"))
+        parts.append(Text(f"  running  {task['step']} {task['id']}  {_point(task['params'])}", style="cyan"))
     waits = Counter(task["waiting"] for task in found["tasks"] if task["waiting"])
     for why, count in waits.most_common(5):
-        out.print(Text(f"  {count} {'waits' if count == 1 else 'wait'}: {why}", style="yellow"))
+        parts.append(Text(f"  {count} {'waits' if count == 1 else 'wait'}: {why}", style="yellow"))
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for task in found["tasks"]:
         if task["state"] == "failed" and task["failure"]:
@@ -152,15 +202,16 @@ def _show(found: dict[str, Any], file: str) -> None:
         point = _point(tasks[0]["params"])
         one_task = f"{step} {tasks[0]['id']}" + (f" ({point})" if point else "")
         many = f"{len(tasks)} tasks of {step}" if len(tasks) > 1 else one_task
-        out.print(Text(f"  ! {many}: {message}", style="red"))
-        out.print(Text(f"    shoal logs {file} {tasks[0]['id']}", style="dim"))
+        parts.append(Text(f"  ! {many}: {message}", style="red"))
+        parts.append(Text(f"    shoal logs {file} {tasks[0]['id']}", style="dim"))
     for one in found["policies"]:
-        out.print(Text(f"  {one['level']}: {one['text']}", style="yellow" if one["level"] == "warn" else "cyan"))
+        parts.append(Text(f"  {one['level']}: {one['text']}", style="yellow" if one["level"] == "warn" else "cyan"))
         if one["reason"]:
             link = f": {one['link']}" if one["link"] else ""
-            out.print(Text(f"    the platform: {one['reason']}{link}", style="dim"))
+            parts.append(Text(f"    the platform: {one['reason']}{link}", style="dim"))
     if any(step["counts"].get("gate") for step in found["steps"]):
-        out.print(f"  A person has to approve: shoal approve {file}", markup=False)
+        parts.append(Text(f"  A person has to approve: shoal approve {file}"))
+    return Group(*parts)
 
 
 def _next(found: dict[str, Any], opened: Opened, file: str) -> str | None:

@@ -227,6 +227,10 @@ class Executor(Protocol):
         """Return a sentence when this can never fit here, else None."""
         ...
 
+    def gpus_in_use(self) -> Mapping[str, int]:
+        """Return how many GPUs running attempts hold, by type."""
+        ...
+
     def start(self, spec: AttemptSpec) -> None:
         """Write ``spec.json`` and start the attempt. Harmless when repeated under the same key.
 

@@ -7,7 +7,7 @@ import select
 import signal
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from shoal.agent import agent
@@ -51,6 +51,10 @@ class DebugExecutor:
     def fits(self, resources: Resources) -> bool:
         """Return whether nothing is under way."""
         return not self._dirs
+
+    def gpus_in_use(self) -> Mapping[str, int]:
+        """Return nothing: GPUs are not given out here."""
+        return {}
 
     def impossible(self, resources: Resources) -> str | None:
         """Return a sentence for what needs more than one machine; nothing else is checked."""

@@ -13,10 +13,11 @@ __all__ = ["Phase", "Problem", "Progress", "StepProgress"]
 
 
 class Phase(enum.StrEnum):
-    """Where a task stands in a run."""
+    """Where a task stands in a run: queued is handed over to the executor, and not begun."""
 
     WAITING = "waiting"
     READY = "ready"
+    QUEUED = "queued"
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
@@ -66,7 +67,12 @@ class Problem:
 
 @dataclass(slots=True)
 class Progress:
-    """A run so far."""
+    """A run so far.
+
+    Attributes:
+        widest: the most tasks that have run at once.
+        gpus: how many GPUs tasks hold now, by type.
+    """
 
     study: str
     run: int = 0
@@ -79,6 +85,7 @@ class Progress:
     mode: str = "running"
     note: str | None = None
     widest: int = 1
+    gpus: Mapping[str, int] = field(default_factory=dict)
 
     def count(self, phase: Phase) -> int:
         """Tasks in a phase, over all steps."""

@@ -145,6 +145,7 @@ class Runner:
             try:
                 self._loop()
             finally:
+                self.progress.gpus = self.executor.gpus_in_use()
                 record.end(self._board.counts())
             return self._board.summary(interrupted=self._draining, left=len(self._active))
 
@@ -197,7 +198,8 @@ class Runner:
             if id_ in adopted:
                 self._active[adopted[id_]] = id_
                 self._active_steps[task.step] += 1
-                self._board.move(entry, Phase.RUNNING)
+                begun = record is not None and record.last is not None and record.last.state == "running"
+                self._move(entry, Phase.RUNNING if begun else Phase.QUEUED)
             elif entry.open_needs == 0:
                 self._consider(entry)
         # Steps nobody asked for have nothing to show.
@@ -227,6 +229,7 @@ class Runner:
                 next_tick = time.monotonic() + _TICK
                 self._obey_requests()
                 self._look_at_gates()
+                self.progress.gpus = self.executor.gpus_in_use()
 
     def _fill(self) -> None:
         now = time.monotonic()
@@ -266,8 +269,7 @@ class Runner:
         self.executor.start(spec)
         self._active[key] = task.id
         self._active_steps[task.step] += 1
-        self.progress.widest = max(self.progress.widest, len(self._active))
-        self._board.move(entry, Phase.RUNNING)
+        self._board.move(entry, Phase.QUEUED)
 
     def _hear(self, report: Started | Ended | Note) -> None:
         if isinstance(report, Note):
@@ -275,10 +277,13 @@ class Runner:
             self._on_event(report.text)
             return
         id_ = self._active.get(report.key)
-        if id_ is None or isinstance(report, Started):
+        if id_ is None:
+            return
+        entry = self._board.entries[id_]
+        if isinstance(report, Started):
+            self._move(entry, Phase.RUNNING)
             return
         del self._active[report.key]
-        entry = self._board.entries[id_]
         task = entry.task
         self._active_steps[task.step] -= 1
         record = read_task(self.store.task(task.step, id_).root, task.step)
@@ -291,6 +296,10 @@ class Runner:
         else:
             kind, message = FailureClass.STORE, "the task ended well, but its result is not in the store"
         self._fail(entry, kind, message)
+
+    def _move(self, entry: Entry, phase: Phase) -> None:
+        self._board.move(entry, phase)
+        self.progress.widest = max(self.progress.widest, self.progress.count(Phase.RUNNING))
 
     def _succeed(self, entry: Entry, record: TaskRecord) -> None:
         task = entry.task

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shoal.clusters.gpus import GpuRequest, gpu_requests
+from shoal.clusters.gpus import GpuRequest, find_gpu, gpu_requests
 from shoal.clusters.schema import Cluster
 from shoal.errors import StudyError, UsageError
 from shoal.plan.resources import Resources
@@ -52,6 +52,8 @@ class Chooser:
         self.nodes = nodes
         self.waiting: Counter[str] = Counter()
         self.held: Counter[str] = Counter()
+        label = cluster.labels.product
+        self._products = {node.name: found for node in nodes or () if (found := node.labels.get(label)) is not None}
 
     def choose(self, asked: Resources) -> GpuRequest | None:
         """How a task asks for its GPUs; None when it wants none, or when there is no way."""
@@ -73,6 +75,17 @@ class Chooser:
         if any(self._hosts(asked, way) for way in ways) or (not ways and self._hosts(asked, None)):
             return None
         return self._largest(asked, ways)
+
+    def type_at(self, node: str | None, way: GpuRequest | None) -> str:
+        """What a node's GPUs are called: by the cluster file's name of their type, else by their label, else as they were asked
+        for."""
+        product = self._products.get(node or "")
+        if product is not None:
+            known = find_gpu(self._cluster, product)
+            return known[0] if known is not None else product
+        if way is not None and len(way.types) == 1:
+            return way.types[0]
+        return "GPU" if way is None else way.resource.rpartition("/")[2]
 
     def _left(self, asked: Resources, way: GpuRequest) -> float:
         if self.nodes is None:

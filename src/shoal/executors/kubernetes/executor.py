@@ -239,10 +239,15 @@ class KubernetesExecutor:
         self._submitter.close()
         self._client.close()
 
-    @property
-    def gpus_in_use(self) -> Counter[str]:
-        """Resource to how many of it running attempts hold."""
-        return +self._chooser.held
+    def gpus_in_use(self) -> Mapping[str, int]:
+        """Return how many GPUs running attempts hold, by the cluster file's name of the type that their node has."""
+        found = Counter[str]()
+        for attempt in self._attempts.values():
+            asked = attempt.spec.resources
+            if attempt.started and asked.gpu:
+                nodes = [pod.node for pod in attempt.view.mine() if pod.node is not None]
+                found[self._chooser.type_at(nodes[-1] if nodes else None, attempt.way)] += asked.gpu * asked.nodes
+        return found
 
     # -- what is heard
 
@@ -413,7 +418,8 @@ class KubernetesExecutor:
         self._count(attempt, "held")
         self._patience.forget(attempt.spec.key)
         try:
-            at = self._mirror.begin(attempt.spec, attempt.view, pod)
+            gpu = self._chooser.type_at(pod.node, attempt.way)
+            at = self._mirror.begin(attempt.spec, attempt.view, pod, gpu)
         except OSError:
             at = agent.now()
         self._events.append(Started(attempt.spec.key, at))

@@ -33,8 +33,14 @@ class Mirror:
     def __init__(self, *, here: bool) -> None:
         self.here = here
 
-    def begin(self, spec: AttemptSpec, view: View, pod: PodSeen) -> str:
+    def begin(self, spec: AttemptSpec, view: View, pod: PodSeen, gpu: str = "GPU") -> str:
         """Write that an attempt runs; return since when.
+
+        Args:
+            spec: its specification.
+            view: its objects.
+            pod: the one that runs.
+            gpu: what the GPUs of its node are called.
 
         Raises:
             OSError: the folder cannot be written.
@@ -42,7 +48,9 @@ class Mirror:
         started = _precise(pod.running_since) or agent.now()
         if not self.here:
             record = _blank(spec, pod)
-            record |= {"state": "running", "started": started, "cluster": _times(view, pod)}
+            # What its agent finds there is known at its end.
+            held = [{"index": index, "name": gpu, "memory": None} for index in range(spec.resources.gpu)]
+            record |= {"state": "running", "started": started, "cluster": _times(view, pod), "devices": held}
             agent.write_json_atomic(str(spec.folder / "attempt.json"), record)
             holder = {"host": pod.node or pod.name, "pid": 0, "pid_start": None}
             agent.write_json_atomic(str(spec.folder / "heartbeat"), holder)

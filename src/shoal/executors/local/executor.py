@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,10 @@ class LocalExecutor:
     def fits(self, resources: Resources) -> bool:
         """Return whether this much is free."""
         return self._slots.fits(resources)
+
+    def gpus_in_use(self) -> Mapping[str, int]:
+        """Return how many GPUs of this machine attempts hold, by name."""
+        return self._slots.gpus_in_use()
 
     def impossible(self, resources: Resources) -> str | None:
         """Return why this never fits on this machine, or None. ``shm`` and ``disk`` are not checked."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from shoal.executors.contract import AttemptKey, Resources
@@ -66,6 +67,14 @@ class Slots:
         if wanted.memory is not None and self._memory_used + wanted.memory > self.memory:
             return False
         return wanted.gpu == 0 or len(self._free(wanted)) >= wanted.gpu
+
+    def gpus_in_use(self) -> dict[str, int]:
+        """Return how many GPUs are held, by name."""
+        busy = [index for _, held in self._held.values() for index in held]
+        if not busy:  # Without a need they are not even looked for.
+            return {}
+        names = {gpu.index: gpu.name or "GPU" for gpu in self.gpus}
+        return dict(Counter(names.get(index, "GPU") for index in busy))
 
     def _free(self, wanted: Resources) -> list[int]:
         busy = {index for _, held in self._held.values() for index in held}
