@@ -47,8 +47,9 @@ app.command("predict")(predict_command)
 @app.callback()
 def _options() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for library in ("rasterio", "pyogrio", "stamina"):
-        logging.getLogger(library).setLevel(logging.ERROR)
+    # What goes wrong in them is raised, and then said once.
+    for library in ("rasterio", "pyogrio", "stamina", "urllib3"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
 
 
 def main() -> None:

@@ -22,13 +22,13 @@ from shoal.errors import ShoalError, UsageError
 from shoal_earth.rasters.choosing import CutRules, Layer
 from shoal_earth.rasters.composites import composite, write_composite
 from shoal_earth.rasters.contact_sheet import Candidate, check_pair, write_contact_sheet
-from shoal_earth.rasters.cutting import cut_layers
+from shoal_earth.rasters.cutting import cut_layers, cut_part
 from shoal_earth.rasters.filters import measure
 from shoal_earth.rasters.grids import Grid
 from shoal_earth.rasters.labels import read_polygons
 from shoal_earth.rasters.opening import read_scene
 from shoal_earth.rasters.output import WriteError, publish, write_cog, write_polygons, write_text
-from shoal_earth.rasters.predict import CompositeSource
+from shoal_earth.rasters.predict import CompositeSource, predict_scene
 from shoal_earth.rasters.shards import ShardReader
 from shoal_earth.rasters.synthetic import World, make_world
 
@@ -231,6 +231,33 @@ def test_a_full_disk_leaves_no_chips(world: World, tmp_path: Path) -> None:
     cut(tmp_path / "chips")
     with ShardReader(tmp_path / "chips") as reader:
         assert len(reader.chips) > 10
+
+
+def test_a_full_disk_leaves_no_map(world: World, tmp_path: Path) -> None:
+    def judged(batch: np.ndarray) -> np.ndarray:
+        chance = np.clip(batch[:, 0] * 4, 0, 1)
+        return np.stack([1 - chance, chance], 1)
+
+    out = tmp_path / "map"
+    with read_scene(world.scenes[0]) as scene:
+        source = CompositeSource(scene, "rgb", scene.grid())
+        # Wherever it happens: in the step before the map, in either raster, in the polygons.
+        for size in (0, 100, 400, 2_000, 9_000, 20_000, 40_000):
+            with little_room(size), pytest.raises(WriteError, match=r"map/.* cannot be written"):
+                predict_scene(source, judged, out, size=48, overlap=16)
+            assert list(out.iterdir()) == []
+        assert predict_scene(source, judged, out, size=48, overlap=16).count > 0
+
+
+def test_a_full_disk_leaves_no_part_of_a_dataset(world: World, tmp_path: Path) -> None:
+    labels = np.ones((120, 120), np.uint8)
+    with read_scene(world.scenes[0]) as scene:
+        layer = Layer("a", "a", CompositeSource(scene, "rgb", scene.grid()), labels)
+        rules = CutRules(24, 24, (1, 0, 0), min_valid=0.5)
+        for size in (0, 3_000, 20_000):
+            with little_room(size), pytest.raises(WriteError, match="part"):
+                cut_part([layer], tmp_path / "part", rules, kind="rgb", splits={"a": "train"}, held=[])
+            assert list((tmp_path / "part").iterdir()) == []
 
 
 def test_what_a_disk_swallowed_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from shoal_earth.rasters.choosing import CutRules, Layer, meets, windows
 from shoal_earth.rasters.grids import Grid, Pixels
 from shoal_earth.rasters.labels import FOREGROUND, IGNORE
 from shoal_earth.rasters.normalise import Fitter, Scale, step_of
-from shoal_earth.rasters.output import publish
+from shoal_earth.rasters.output import WriteError, publish
 from shoal_earth.rasters.shards import ShardWriter
 from shoal_earth.rasters.split import SPLITS, deal
 
@@ -135,7 +135,11 @@ def cut_part(
         (out / COUNTS).unlink(missing_ok=True)
     facts = cutting.facts(foreground) if layers else {}
     skipped = dict(sorted(cutting.made.skipped.items()))
-    writer.close(**facts, splits=dict(splits), skipped=skipped, scenes=_scenes(layers))
+    try:
+        writer.close(**facts, splits=dict(splits), skipped=skipped, scenes=_scenes(layers))
+    except WriteError:
+        (out / COUNTS).unlink(missing_ok=True)
+        raise
     return cutting.made
 
 

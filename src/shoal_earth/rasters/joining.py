@@ -14,6 +14,7 @@ import numpy as np
 from shoal.errors import UsageError
 from shoal_earth.rasters.cutting import COUNTS, PART, Cut, require_chips, stored_scale
 from shoal_earth.rasters.normalise import Fitter
+from shoal_earth.rasters.output import WriteError
 from shoal_earth.rasters.shards import ShardReader, ShardWriter
 from shoal_earth.rasters.split import SPLITS
 
@@ -61,14 +62,18 @@ def join_parts(parts: Sequence[Path], out: Path, *, normalise: str = "iqr") -> C
         used = {chip["scene"] for chip in writer.chips}
         scale.scenes.extend(sorted({str(chip["scene"]) for chip in writer.chips if chip["split"] == "train"}))
         scale.save(out / "scale.json")
-        writer.close(
-            **common,
-            normalise=normalise,
-            scale=stored_scale(scale, fitter.step) * int(common["dates"]),
-            splits=dict(sorted(made.splits.items())),
-            skipped=dict(sorted(made.skipped.items())),
-            scenes=[scene for scene in scenes if scene["name"] in used],
-        )
+        try:
+            writer.close(
+                **common,
+                normalise=normalise,
+                scale=stored_scale(scale, fitter.step) * int(common["dates"]),
+                splits=dict(sorted(made.splits.items())),
+                skipped=dict(sorted(made.skipped.items())),
+                scenes=[scene for scene in scenes if scene["name"] in used],
+            )
+        except WriteError:
+            (out / "scale.json").unlink(missing_ok=True)
+            raise
     return made
 
 

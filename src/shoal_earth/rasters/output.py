@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import rasterio
 import rasterio.shutil
+from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
@@ -36,6 +37,11 @@ def write_error(path: Path, error: BaseException) -> WriteError:
     """Why ``path`` could not be written, in words."""
     number = error.errno if isinstance(error, OSError) and error.errno else 0
     text = _FULL.get(number) or (error.strerror if isinstance(error, OSError) and error.strerror else reason(error))
+    # GDAL, libtiff and SQLite each have words of their own for it.
+    if "disk is full" in str(error) and number not in _FULL:
+        text = _FULL[errno.ENOSPC]
+    elif "rite error" in text:
+        text = f"{text} (probably the disk is full)"
     return WriteError(
         f"{path}: cannot be written: {text}", hint="Nothing was left there. Make room, then run it again."
     )
@@ -57,7 +63,7 @@ def publish(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-    except (OSError, RasterioError) as error:
+    except (OSError, RasterioError, CPLE_BaseError) as error:  # copying raises GDAL's own errors as they are
         raise write_error(path, error) from None
     finally:
         _remove(temporary)
