@@ -115,7 +115,7 @@ def test_bf16_with_workers_from_a_folder_of_weights(chips: Path, tmp_path: Path,
             ("--weights-folder", tmp_path / "weights", "--pretrained", "maybe"),
             '--pretrained is true or false, not "maybe"',
         ),
-        (("--precision", "fp8"), 'there is no precision "fp8"'),
+        (("--weights-folder", tmp_path / "weights", "--precision", "fp8"), 'there is no precision "fp8"'),
     ):
         code, _, error = cli(*train, tmp_path / "b", *encoder, "--pretrained", "true", *words)
         assert code == 2
