@@ -230,7 +230,7 @@ def parallel_chart(trials: Trials, found: list[Effect], digits: int, most: int =
         "scale": {"domain": [0, len(axes)], "nice": False, "padding": 34},
         "axis": None,
     }
-    y_axis = {"field": "y", "type": "quantitative", "scale": {"domain": [-0.07, 1.2]}, "axis": None}
+    y_axis = {"field": "y", "type": "quantitative", "scale": {"domain": [-0.1, 1.2]}, "axis": None}
     made = spec(
         height=300,
         params=PICKED,
@@ -269,15 +269,16 @@ def parallel_chart(trials: Trials, found: list[Effect], digits: int, most: int =
                     ],
                 },
             },
+            # Names stand below the places that they name, or lines would go through them.
             {
                 "data": {"values": labels},
                 "mark": {"type": "text", "fontSize": 11, "color": INK, "stroke": "var(--panel)", "strokeWidth": 4}
-                | {"strokeJoin": "round", "strokeOpacity": 0.9, "limit": 96},
+                | {"strokeJoin": "round", "strokeOpacity": 0.9, "limit": 96, "dy": 12},
                 "encoding": {"text": {"field": "label"}},
             },
             {
                 "data": {"values": labels},
-                "mark": {"type": "text", "fontSize": 11, "color": INK, "limit": 96},
+                "mark": {"type": "text", "fontSize": 11, "color": INK, "limit": 96, "dy": 12},
                 "encoding": {"text": {"field": "label"}},
             },
             {
