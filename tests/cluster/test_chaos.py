@@ -14,7 +14,7 @@ import pytest
 
 from shoal.executors.kubernetes.client import PODS, ApiError
 
-from .conftest import Lab
+from .conftest import Lab, until
 from .test_stream import Proxy
 
 STUDY = """
@@ -70,11 +70,32 @@ class Trouble:
         self.lab.bed.kill_apiserver()
         time.sleep(self.chance.uniform(0, 2))
         self.lab.bed.restart_apiserver()
+        self._until_pods_run()
+
+    def _until_pods_run(self) -> None:
+        """The rest of the control plane needs a while to find the server again: else nothing would ever run between troubles."""
+        name = f"probe-{len(self.made)}"
+        path = "/api/v1/namespaces/default/pods"
+        container = {"name": "c", "image": "example.org/task:1"}
+        spec = {"restartPolicy": "Never", "containers": [container]}
+        body = {"metadata": {"name": name}, "spec": spec}
+
+        def ran() -> bool:
+            with contextlib.suppress(Exception):
+                self.lab.admin.create(path, body)
+                return bool(self.lab.admin.get(f"{path}/{name}")["status"].get("phase") == "Succeeded")
+            return False
+
+        until(ran, 120)
+        self.lab.admin.delete(f"{path}/{name}")
 
     def _runner(self) -> None:
         self.runner.send_signal(signal.SIGKILL)
         self.runner.wait()
-        self.runner = self.begin()
+        for _ in range(5):
+            self.runner = self.begin()
+            if self.runner.poll() in (None, 0):
+                break
 
     def _pods(self) -> None:
         with contextlib.suppress(ApiError):

@@ -33,6 +33,8 @@ _QUIET = 3.0
 _CURIOUS_EVERY = 10.0
 _NOTE_EVERY = 60.0
 _NOTE_AFTER = 10.0
+_FORBIDDEN_TRIES = 5
+"""About a minute."""
 
 
 def refusal(error: ShoalError, tries: int) -> tuple[Failure | None, float]:
@@ -47,6 +49,9 @@ def refusal(error: ShoalError, tries: int) -> tuple[Failure | None, float]:
         return None, max(5.0, pause)
     if isinstance(error, Unreachable | Busy | ServerFault | Unauthorized | LoginError | Conflict | AlreadyExists):
         # None of these says anything of the attempt: it waits.
+        return None, pause
+    if isinstance(error, Forbidden) and tries < _FORBIDDEN_TRIES:
+        # Rights were looked at before the run. A server that has just started does not know them all yet.
         return None, pause
     if isinstance(error, NotFound | Forbidden):
         return Failure(FailureClass.UNSCHEDULABLE, _sentence(error)), 0.0

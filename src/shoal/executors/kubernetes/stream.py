@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shoal.errors import ShoalError
-from shoal.executors.kubernetes.client import Client, Expired, Forbidden, Resource, Unauthorized, Unreachable, Watch
+from shoal.executors.kubernetes.client import Client, Expired, Resource, Unreachable, Watch
 
 __all__ = ["Changed", "Faltered", "Listed", "Stream"]
 
@@ -141,8 +141,8 @@ class Stream:
             except ShoalError as error:
                 now = time.monotonic()
                 self._troubled = self._troubled or now
-                hopeless = isinstance(error, Forbidden | Unauthorized)
-                if not self._spoken and (hopeless or now - self._troubled > _SPEAK_AFTER):
+                # Of rights and logins too: a server that has just started does not know them all yet.
+                if not self._spoken and now - self._troubled > _SPEAK_AFTER:
                     self._spoken = True
                     self._tell(Faltered(self._resource, error))
                 self._rest()

@@ -23,6 +23,7 @@ from shoal.executors.kubernetes.client import (
     Busy,
     Client,
     Conflict,
+    Forbidden,
     NotFound,
     ServerFault,
     Unreachable,
@@ -36,6 +37,7 @@ _WORKERS = 16
 _AT_ONCE = 150
 _LOG_BYTES = 4 << 20
 _PAUSE = 2.0
+_FORBIDDEN_TRIES = 20
 T = TypeVar("T")
 
 
@@ -234,10 +236,12 @@ class Submitter:
             self._persist(remove)
 
     def _persist(self, work: Callable[[], T]) -> T:
-        """Do it, however long the server is away."""
+        """Do it, however long the server is away; one that has just started may not know all rights yet."""
+        forbidden = 0
         while True:
             try:
                 return work()
-            except (Unreachable, Busy, ServerFault, Conflict):
-                if self._closed.wait(random.uniform(0.5, 1.5) * _PAUSE):
+            except (Unreachable, Busy, ServerFault, Conflict, Forbidden) as error:
+                forbidden += isinstance(error, Forbidden)
+                if forbidden > _FORBIDDEN_TRIES or self._closed.wait(random.uniform(0.5, 1.5) * _PAUSE):
                     raise
