@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["hand_on", "live", "refresh", "runner_files", "runner_lease", "start", "wait_for_end"]
 
 _FILE = "detached.json"
+_ACCOUNT = ("ServiceAccount", "Role", "RoleBinding")
 
 
 # -- starting
@@ -70,10 +71,7 @@ def start(opened: Opened, arguments: list[str], *, asked: set[str] | None, max_p
                 client.delete(JOBS, job_name)
                 _gone(client, job_name)
             last = _bring_records(opened, cluster)
-            _make_account(client, detach.account_objects(inside))
-            for one in maps:
-                client.apply(one)
-            client.create(job)
+            _make(client, [*detach.account_objects(inside), *maps, job])
         opened.root.prepare()
         write_plan(opened.plan, opened.store, profile=opened.profile, overrides=list(opened.overrides))
         body = {
@@ -149,20 +147,31 @@ def _travels(opened: Opened, cluster: Cluster, file: str, name: str) -> dict[str
     return files
 
 
-def _make_account(client: Client, objects: list[dict[str, Any]]) -> None:
-    from shoal.executors.kubernetes.client import AlreadyExists, Forbidden
+def _make(client: Client, objects: list[dict[str, Any]]) -> None:
+    """Make all of them, or none: what is there already stays."""
+    from shoal.executors.kubernetes.client import AlreadyExists, Forbidden, QuotaExceeded
+    from shoal.executors.kubernetes.client.resources import of_kind
 
-    for one in objects:
-        try:
-            client.create(one)
-        except AlreadyExists:
-            continue
-        except Forbidden as error:
+    made: list[dict[str, Any]] = []
+    try:
+        for one in objects:
+            try:
+                client.create(one)
+                made.append(one)
+            except AlreadyExists:
+                if one["kind"] == "Job":
+                    raise
+    except BaseException as error:
+        for done in reversed(made):
+            with contextlib.suppress(ShoalError):
+                client.delete(of_kind(done["apiVersion"], done["kind"]), done["metadata"]["name"])
+        if isinstance(error, Forbidden) and not isinstance(error, QuotaExceeded) and one["kind"] in _ACCOUNT:
             raise UsageError(
                 f"this login may not make the {one['kind']} {one['metadata']['name']}, with which the runner works: {error.said}",
                 hint="Have an admin of the namespace apply what `shoal run STUDY --on CLUSTER --print-role` prints, or name an "
                 "account that has these rights: runner: {service_account: NAME} in the cluster file.",
             ) from error
+        raise
 
 
 def _gone(client: Client, name: str) -> None:
@@ -251,7 +260,9 @@ def _refresh(store: StudyStore, known: dict[str, Any], beside: Path) -> None:
             except NotFound:
                 outcome = "its Job is gone"
             if outcome is None:
+                _say_why(client, cluster, store)
                 return  # it waits for its pod, or for another one
+            _say_end(client, cluster, store)
             assert cluster.store is not None
             if cluster.store.s3 is not None:
                 last = _packs(store, cluster).take(int(known.get("packs") or 0), skip=_ours(store))
@@ -297,6 +308,12 @@ def _outcome(job: dict[str, Any]) -> str | None:
 
 def _pod(client: Client, cluster: Cluster, store: StudyStore) -> str | None:
     """The runner's pod, if one runs."""
+    running = [one for one in _pods(client, cluster, store) if (one.get("status") or {}).get("phase") == "Running"]
+    return str(running[-1]["metadata"]["name"]) if running else None
+
+
+def _pods(client: Client, cluster: Cluster, store: StudyStore) -> list[dict[str, Any]]:
+    """The runner's pods, the newest last."""
     from shoal.executors.kubernetes import names
     from shoal.executors.kubernetes.client import PODS
 
@@ -304,9 +321,29 @@ def _pod(client: Client, cluster: Cluster, store: StudyStore) -> str | None:
     place = cluster.store.claim or cluster.store.s3 or ""
     scope = names.scope_of(store.name, place, cluster.store.root)
     pods = client.list(PODS, selector=names.selector(scope, role="runner")).items
-    running = [one for one in pods if (one.get("status") or {}).get("phase") == "Running"]
-    running.sort(key=lambda one: str(one["metadata"]["creationTimestamp"]))
-    return str(running[-1]["metadata"]["name"]) if running else None
+    return sorted(pods, key=lambda one: str(one["metadata"]["creationTimestamp"]))
+
+
+def _say_why(client: Client, cluster: Cluster, store: StudyStore) -> None:
+    """Say what keeps the runner's pod from starting."""
+    from shoal.executors.kubernetes.detach import CONTAINER
+    from shoal.executors.kubernetes.status import waiting_for
+
+    why = next((why for one in _pods(client, cluster, store)[-1:] if (why := waiting_for(one, CONTAINER))), None)
+    said = why.message if why is not None else "it waits for its pod"
+    typer.echo(f"note: the runner in the cluster does not run at the moment: {said}", err=True)
+
+
+def _say_end(client: Client, cluster: Cluster, store: StudyStore) -> None:
+    """Say why the runner ended, if it could not run at all."""
+    for pod in _pods(client, cluster, store)[-1:]:
+        for one in (pod.get("status") or {}).get("containerStatuses") or ():
+            ended = (one.get("state") or {}).get("terminated") or {}
+            if ended.get("exitCode") not in (None, 0, 1, 3, 130):
+                lines = str(ended.get("message") or ended.get("reason") or "").strip().splitlines()
+                said = "\n  ".join(lines[-4:])
+                code = ended["exitCode"]
+                typer.echo(f"note: the runner in the cluster ended with exit code {code}:\n  {said}", err=True)
 
 
 def _files(client: Client, cluster: Cluster, store: StudyStore, pod: str) -> ClaimFiles:

@@ -232,7 +232,7 @@ def remove_all(opened: Opened, *, yes: bool) -> tuple[dict[str, int], int]:
     """
     from shoal.clusters import load_cluster
     from shoal.executors.kubernetes import names
-    from shoal.executors.kubernetes.client import CONFIG_MAPS, JOBS, PODS, SERVICES
+    from shoal.executors.kubernetes.client import CONFIG_MAPS, JOBS, LEASES, PODS, SERVICES
 
     assert opened.on is not None
     cluster = load_cluster(opened.on, beside=opened.plan.study.folder)
@@ -242,7 +242,7 @@ def remove_all(opened: Opened, *, yes: bool) -> tuple[dict[str, int], int]:
         jobs = client.list(
             JOBS, selector=selector, keep=lambda one: bool((one.get("status") or {}).get("active"))
         ).items
-        kinds = (JOBS, PODS, SERVICES, CONFIG_MAPS)
+        kinds = (JOBS, PODS, SERVICES, CONFIG_MAPS, LEASES)
         counts = {one.plural: len(client.list(one, selector=selector, keep=lambda _: 1).items) for one in kinds}
         if yes and not any(jobs):
             for one in kinds:

@@ -151,6 +151,7 @@ def _job(
                 ],
                 "resources": {"requests": amounts, "limits": amounts},
                 "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                "terminationMessagePolicy": "FallbackToLogsOnError",
                 "volumeMounts": [
                     {"name": "study", "mountPath": BASKET, "readOnly": True},
                     {"name": "work", "mountPath": WORK},

@@ -35,6 +35,10 @@ from shoal.executors.kubernetes.s3 import Bucket, S3Error
 __all__ = ["NEEDED", "Right", "missing_rights", "preflight"]
 
 _OLDEST = (1, 26)
+_PART = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
+_IMAGE = re.compile(
+    rf"(?:[A-Za-z0-9][-A-Za-z0-9.]*(?::\d+)?/)?{_PART}(?:/{_PART})*(?::\w[\w.-]{{0,127}})?(?:@[A-Za-z0-9+._-]+:[0-9a-fA-F]{{32,}})?"
+)
 
 Right = tuple[str, Resource, str | None]
 """Verb, resource, and part of the resource."""
@@ -92,12 +96,18 @@ def preflight(
     lacking = missing_rights(client, NEEDED + (_FOR_NODES if wide else ()))
     _namespace(client, sure=not lacking)
     if lacking:
-        said = "\n".join(f"  {verb} {_said(resource, sub)}" for verb, resource, sub in lacking)
+        verbs: dict[str, list[str]] = {}
+        for verb, resource, sub in lacking:
+            verbs.setdefault(_said(resource, sub), []).append(verb)
+        said = "\n".join(f"  {', '.join(which)} {name}" for name, which in verbs.items())
+        asked = "Is it the right namespace, and does it exist? " if set(lacking) >= set(NEEDED) else ""
         raise UsageError(
-            f"this login may not do all that is needed in namespace {client.namespace}:\n{said}",
-            hint="An admin of the namespace can allow it: "
+            f"this login may not do all that is needed in namespace {client.namespace}; it lacks:\n{said}",
+            hint=f"{asked}An admin of the namespace can allow it: "
             f"kubectl create rolebinding shoal --clusterrole=edit --user=YOU -n {client.namespace}",
         )
+    for step, job in jobs.items():
+        _image(step, job)
     _claim(client, cluster)
     _secret(client, cluster.defaults.secret, sorted(set(secrets)))
     _bucket(client, cluster)
@@ -139,6 +149,15 @@ def _namespace(client: Client, *, sure: bool) -> None:
         return  # then the rights have to tell
     if sure and (found.get("status") or {}).get("phase") == "Terminating":
         raise UsageError(f"the namespace {client.namespace} is being deleted")
+
+
+def _image(step: str, job: Manifest) -> None:
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    if not _IMAGE.fullmatch(str(container["image"])):
+        raise UsageError(
+            f"step {step}: {container['image']!r} is no name of an image",
+            hint="It is made like registry.example.org/group/name:tag, in lower-case letters but for the tag.",
+        )
 
 
 def _claim(client: Client, cluster: Cluster) -> None:

@@ -75,18 +75,22 @@ def failure_of_job(job: Mapping[str, Any]) -> Failure | None:
     return Failure(FailureClass.NODE_LOST, f"No node could start it: {_short(message) or 'the pod is gone'}")
 
 
-def waiting_for(pod: Mapping[str, Any]) -> Failure | None:
+def waiting_for(pod: Mapping[str, Any], container: str = CONTAINER) -> Failure | None:
     """What keeps a pod from starting, if that is something that may not go away by itself; None otherwise.
 
     How long to be patient is the caller's to decide.
+
+    Args:
+        pod: the pod.
+        container: name of the one that counts.
     """
     status = pod.get("status") or {}
     if status.get("phase") != "Pending":
         return None
-    waiting = (_container(status).get("state") or {}).get("waiting") or {}
+    waiting = (_container(status, container).get("state") or {}).get("waiting") or {}
     reason, message = waiting.get("reason"), _short(str(waiting.get("message") or ""))
     if reason in _PULL:
-        image = _container(status).get("image") or "the image"
+        image = _container(status, container).get("image") or "the image"
         return Failure(FailureClass.IMAGE_PULL, f"{image} cannot be fetched: {message or reason}")
     if reason == "CreateContainerConfigError":
         return Failure(FailureClass.USER, f"The container cannot be configured: {message}")
@@ -98,8 +102,8 @@ def waiting_for(pod: Mapping[str, Any]) -> Failure | None:
     return None
 
 
-def _container(status: Mapping[str, Any]) -> Mapping[str, Any]:
-    found = [one for one in status.get("containerStatuses") or [] if one.get("name") == CONTAINER]
+def _container(status: Mapping[str, Any], name: str = CONTAINER) -> Mapping[str, Any]:
+    found = [one for one in status.get("containerStatuses") or [] if one.get("name") == name]
     return found[0] if found else {}
 
 
