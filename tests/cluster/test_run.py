@@ -157,7 +157,7 @@ def test_why_a_task_waits_is_said(lab: Lab) -> None:
 @pytest.mark.slow
 def test_a_quota_delays_and_does_not_fail(lab: Lab) -> None:
     lab.study(
-        "study: pond\nsteps: {train: {run: 'train {n}', matrix: {n: [1, 2, 3], fake_seconds: [2]}, "
+        "study: pond\nsteps: {train: {run: 'train {n} {fake_seconds}', matrix: {n: [1, 2, 3], fake_seconds: [2]}, "
         "resources: {gpu: 1, shm: 64Mi}}}\n"
     )
     quota = {"metadata": {"name": "few"}, "spec": {"hard": {"requests.nvidia.com/gpu": "1"}}}

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -37,10 +38,12 @@ from shoal.executors.kubernetes.client import JOBS, PODS, Client
 from shoal.executors.kubernetes.manifests import Shared
 from shoal.executors.kubernetes.mirror import Mirror
 from shoal.executors.kubernetes.patience import Patience, refusal
+from shoal.executors.kubernetes.podspec import CONTAINER
 from shoal.executors.kubernetes.seen import JobSeen, PodSeen, Said, View, key_of, look
 from shoal.executors.kubernetes.spec import bucket_of, layout_of, working_directory
 from shoal.executors.kubernetes.stream import Changed, Faltered, Listed, Stream
 from shoal.executors.kubernetes.submit import Created, Dropped, Fetched, Refused, Submitter
+from shoal.executors.kubernetes.use import DENIED, Looks, read_use
 from shoal.executors.records import ask_to_stop
 from shoal.failures import FailureClass
 
@@ -127,6 +130,7 @@ class KubernetesExecutor:
             Stream(client, JOBS, selector, self._keep_job, self._inbox.put),
             Stream(client, PODS, selector, self._keep_pod, self._inbox.put),
         ]
+        self._looks = Looks()
         self._watching = False
         self._later: dict[AttemptKey, float] = {}
         self._listed: dict[str, float] = {}
@@ -479,6 +483,11 @@ class KubernetesExecutor:
             if job is not None:
                 self._see_job(attempt, JobSeen.of(job), False)
             self._decide(attempt)
+        elif told.about == "use" and told.answer == DENIED:
+            self._looks.give_up()
+        elif told.about == "use" and told.answer is not None:
+            with contextlib.suppress(OSError):
+                self._mirror.use(attempt.spec.folder, told.answer)
         elif told.about == "events" and told.answer:
             self._patience.say(attempt.spec.key, Failure(FailureClass.UNSCHEDULABLE, str(told.answer)))
 
@@ -534,12 +543,27 @@ class KubernetesExecutor:
                     self._mirror.lives(attempt.spec.folder)
             elif attempt.submitted and attempt.ending is None:
                 self._tend_waiting(key, attempt, now)
+        self._look_at_use(now)
         for key, why in self._patience.changed():
             if key in self._attempts:
                 self._mirror.waits(self._attempts[key].spec.folder, why)
         note = self._patience.note(now)
         if note is not None:
             self._events.append(Note(note))
+
+    def _look_at_use(self, now: float) -> None:
+        """Find out what some of the running attempts use: until they end, nobody here would know."""
+        if self._mirror.here:
+            return
+        for key in self._looks.due(now, (key for key, one in self._attempts.items() if one.started)):
+            attempt = self._attempts[key]
+            pods = [pod for pod in attempt.view.mine() if pod.index == 0 and not pod.over]
+            if pods:
+                path = str(attempt.spec.attempt_dir / "usage.jsonl")
+                ask = partial(
+                    read_use, pod=pods[-1].name, container=CONTAINER, python=self._cluster.defaults.python, path=path
+                )
+                self._submitter.ask(key, "use", ask)
 
     def _tend_waiting(self, key: AttemptKey, attempt: _Attempt, now: float) -> None:
         given_up = self._patience.look(key, attempt.view, now, now - attempt.made_at, self._cluster.queue)

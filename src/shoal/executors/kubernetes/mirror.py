@@ -75,10 +75,17 @@ class Mirror:
 
     def log(self, folder: Path, text: bytes) -> None:
         """Keep what an attempt printed, as far as it was fetched."""
+        self._keep(folder / "log.txt", text)
+
+    def use(self, folder: Path, samples: bytes) -> None:
+        """Keep what an attempt used of late."""
+        self._keep(folder / "usage.jsonl", samples)
+
+    def _keep(self, path: Path, data: bytes) -> None:
         if not self.here:
-            making = folder / f".log.{os.getpid()}"
-            making.write_bytes(text)
-            making.replace(folder / "log.txt")
+            making = path.with_name(f".{path.name}.{os.getpid()}")
+            making.write_bytes(data)
+            making.replace(path)
 
     def known(self, spec: AttemptSpec) -> Ended | None:
         """How an attempt ended by the word of its own folder, where that is at hand."""
