@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from shoal.executors.kubernetes.client import JOBS, LEASES, PODS, ROLES
+from shoal.executors.kubernetes.client import JOBS, LEASES, PODS, ROLES, SECRETS, NotFound
 
 from .conftest import until
 
@@ -97,3 +103,83 @@ def test_a_detached_run_is_stopped_and_gone_on_with_from_here(real_lab: Any) -> 
     lab.shoal("run", "s.yaml", "--on", "lab", code=3)
     assert lab.counts() == {"done": 3, "gate": 1, "todo": 1}
     assert json.loads((lab.root / "runs-lab" / "pond" / "plan.json").read_text())["study"] == "pond"
+
+
+@pytest.fixture
+def lake(real_bed: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
+    """A bucket ``lake`` on loopback, as this machine and as pods reach it; keys are checked. They are in the environment here."""
+    boto3 = pytest.importorskip("boto3")
+    from moto import settings
+    from moto.core.authorization import ActionAuthenticatorMixin
+    from moto.server import ThreadedMotoServer
+
+    # From the fifth request on.
+    free = ActionAuthenticatorMixin.request_count + 4
+    monkeypatch.setattr(settings, "INITIAL_NO_AUTH_ACTION_COUNT", free)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    here, there = f"http://127.0.0.1:{port}", f"http://{real_bed.place.node}:{port}"
+    first = {"endpoint_url": here, "region_name": "us-east-1", "aws_access_key_id": "x", "aws_secret_access_key": "x"}
+    iam = boto3.client("iam", **first)
+    iam.create_user(UserName="lab")
+    rule = {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [rule]})
+    iam.put_user_policy(UserName="lab", PolicyName="all", PolicyDocument=policy)
+    made = iam.create_access_key(UserName="lab")["AccessKey"]
+    boto3.client("s3", **first).create_bucket(Bucket="lake")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", made["AccessKeyId"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", made["SecretAccessKey"])
+    words = [sys.executable, "-m", "testbed.forward", there.removeprefix("http://"), f"127.0.0.1:{port}"]
+    with subprocess.Popen(words, cwd=Path(__file__).parents[2]) as forward:
+        yield here, there
+        forward.kill()
+    server.stop()
+
+
+def keys(lab: Any, **data: str) -> None:
+    with contextlib.suppress(NotFound):
+        lab.client.delete(SECRETS, "keys")
+    lab.client.create({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"}, "stringData": data})
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_detached_run_with_a_store_in_a_bucket(real_lab: Any, lake: tuple[str, str]) -> None:
+    lab = real_lab
+    ready(lab, STUDY.replace('run: "printf done > {out}/x"', 'run: "cat {inputs.look}/tiles > {out}/x"'))
+    here, there = lake
+    path = lab.root / "clusters" / "lab.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["store"] = {"s3": "s3://lake/team/runs", "endpoint": there, "secret": "keys"}
+    config["object_stores"] = {"mine": {"inside": there, "outside": here}}
+    path.write_text(yaml.safe_dump(config))
+    # A wrong key is one message, before anything is made.
+    right = {key: os.environ[key] for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+    keys(lab, **{**right, "AWS_SECRET_ACCESS_KEY": "wrong"})
+    said = lab.shoal("run", "s.yaml", "--on", "lab", "--detach", code=2).stderr
+    assert "does not accept the keys in the Secret keys" in said
+    assert "SignatureDoesNotMatch" in said
+    assert lab.client.list(JOBS).items == []
+    keys(lab, **right)
+    # What was done from here is known there.
+    lab.shoal("run", "s.yaml", "--on", "lab", "--only", "prep")
+    lab.shoal("run", "s.yaml", "--on", "lab", "--detach")
+    job = next(one for one in lab.client.list(JOBS, selector=RUNNER).items)
+    assert right["AWS_SECRET_ACCESS_KEY"] not in json.dumps(job)
+    until(lambda: lab.counts().get("running") or lab.counts().get("done", 0) > 1, 120)
+    # What its pod knew is known to the one that follows.
+    (first,) = until(lambda: runners(lab), 120)
+    lab.client.delete(PODS, first)
+    until(lambda: [one for one in runners(lab) if one != first], 120)
+    until(lambda: lab.counts() == {"done": 3, "gate": 1, "todo": 1}, 200)
+    (lab.root / "tiles").write_text("7")
+    lab.shoal("approve", "s.yaml", "--file", "tiles")
+    until(lambda: lab.counts() == {"done": 5}, 200)
+    until(lambda: lab.status()["runner"] is None, 100)
+    assert all(one["attempt"] == 1 for one in lab.records("attempt.json").values())
+    assert "2.00" in lab.shoal("results", "s.yaml").stdout
+    lab.shoal("pull", "s.yaml", "after", "-o", "out")
+    (made,) = (lab.root / "out" / "after").glob("*/out/x")
+    assert made.read_text() == "7"
+    assert "5 of 5 tasks done (5 of them before this run)" in lab.shoal("run", "s.yaml", "--on", "lab").stderr

@@ -223,3 +223,15 @@ def test_a_detached_run_that_cannot_be_made_leaves_nothing_half_made(lab: Lab) -
     assert {one for one in there(lab) if not one.startswith("leases/")} == left
     assert "leases" in lab.shoal("gc", "s.yaml", "--on", "lab", "--yes").stdout
     assert there(lab) == left
+
+
+def test_a_runner_that_finds_no_room_in_the_cluster_is_told_of_and_called_off(lab: Lab) -> None:
+    lab.study(STUDY)
+    edit(lab, "defaults:", "runner: {image: 'example.org/shoal:1', memory: 4Ti}\ndefaults:")
+    lab.shoal("run", "s.yaml", "--on", "lab", "--detach")
+    until(lambda: "No node has room" in lab.shoal("status", "s.yaml").stderr, 30)
+    asked = lab.shoal("retry", "s.yaml", "train", code=2).stderr
+    assert "has no running pod at the moment" in asked
+    lab.shoal("stop", "s.yaml")
+    assert lab.client.list(JOBS).items == []
+    assert "no runner" in lab.shoal("status", "s.yaml").stdout

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from shoal.runner import Request
     from shoal.store import StudyStore
 
-__all__ = ["hand_on", "live", "refresh", "runner_files", "runner_lease", "start", "wait_for_end"]
+__all__ = ["call_off", "hand_on", "live", "refresh", "runner_files", "runner_lease", "start", "wait_for_end"]
 
 _FILE = "detached.json"
 _ACCOUNT = ("ServiceAccount", "Role", "RoleBinding")
@@ -381,6 +381,21 @@ def hand_on(opened: Opened, request: Request) -> None:
     name, body = as_file(request)
     with runner_files(opened) as files:
         files.put(f"control/{name}", body)
+
+
+def call_off(opened: Opened) -> bool:
+    """End a runner in the cluster that has no running pod to be asked; return whether that was so."""
+    from shoal.agent.agent import write_json_atomic
+    from shoal.executors.kubernetes.client import JOBS, NotFound
+
+    known = _read(opened.store) or {}
+    with _connected(known, opened.plan.study.folder) as (client, cluster):
+        if _pod(client, cluster, opened.store) is not None:
+            return False
+        with contextlib.suppress(NotFound):
+            client.delete(JOBS, str(known["job"]))
+    write_json_atomic(str(opened.store.root / _FILE), {**known, "ended": "It was called off before its pod ran."})
+    return True
 
 
 @contextlib.contextmanager

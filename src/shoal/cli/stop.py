@@ -38,13 +38,13 @@ def stop(
     on: OnOption = None,
 ) -> None:
     """Stop a run, or some of its tasks. Tasks are asked to end and may save a checkpoint first; the next run resumes them."""
-    from shoal.cli.detached import hand_on, live, wait_for_end
+    from shoal.cli.detached import call_off, hand_on, live, wait_for_end
     from shoal.runner import Request, ask
     from shoal.store import holder
 
     opened = open_study(study, profile=profile, overrides=set_, store=store, as_last_run=True, on=on)
     ids = opened.plan.find(tasks) if tasks else set()
-    if live(opened.store) is not None:
+    if live(opened.store) is not None and (ids or not call_off(opened)):
         hand_on(opened, Request("stop", tuple(sorted(ids)), now=now))
         if wait and not ids:
             wait_for_end(opened)

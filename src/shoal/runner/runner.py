@@ -319,6 +319,8 @@ class Runner:
             what_next = "" if retry is None else ", trying again"
             self._on_event(f"{task.step} {task.id} failed ({kind.value}): {message}{what_next}")
         if retry is None and kind is not FailureClass.CANCELLED:
+            # A person may have had it tried again: it is one task all the same.
+            self.progress.problems[:] = [one for one in self.progress.problems if one.task != task.id]
             self.progress.problems.append(Problem(task.step, message, task.id))
         if task.step not in self._halted and self._canaries[task.step].failed(task.id, kind, message):
             self._halt(task.step, message)
