@@ -91,9 +91,13 @@ def imports(path: Path) -> Iterator[tuple[int, str, str | None]]:
             yield from ((node.lineno, module, alias.name) for alias in node.names)
 
 
-def at_the_top(path: Path) -> Iterator[tuple[str, str | None]]:
-    """Module and name of what is imported when a module is: not in functions, nor for type checkers."""
-    for node in ast.parse(path.read_text()).body:
+def imports_at_work(path: Path) -> Iterator[tuple[str, str | None]]:
+    """Module and name of what is imported, at the top and in functions, but for type checkers."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level == 0:
             yield from ((node.module or "", alias.name) for alias in node.names)
         elif isinstance(node, ast.Import):
@@ -161,7 +165,7 @@ def test_modules_import_each_other_in_no_circle(package: str) -> None:
     needs: dict[str, set[str]] = {}
     for path in modules(package):
         found = set()
-        for module, name in at_the_top(path):
+        for module, name in imports_at_work(path):
             found.add(f"{module}.{name}" if f"{module}.{name}" in names else module)
         needs[dotted(path)] = (found & names) - {dotted(path)}
     while needs:

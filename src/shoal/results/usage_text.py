@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shoal.results.data import amount, duration
-from shoal.results.usage import Hours, Usage
 from shoal.units import format_size
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table as RichTable
+
+    from shoal.results.usage import Hours, Usage
 
 __all__ = ["headline", "usage_rich", "waited"]
 
