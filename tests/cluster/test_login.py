@@ -150,24 +150,40 @@ def desk(lab: Lab) -> Desk:
 
 
 class Proxy:
-    """An HTTP proxy on loopback that passes CONNECT on, and remembers to where."""
+    """A proxy on loopback, by HTTP's CONNECT and by SOCKS 5 (RFC 1928), that remembers to where."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.loop = asyncio.new_event_loop()
         self.server = self.loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
+        self.place = f"127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        method, target, _ = head.split(b"\r\n")[0].decode().split()
+        first = await reader.readexactly(1)
+        if first == b"\x05":
+            method, target = "SOCKS", await self._greet(reader, writer)
+            done = b"\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00"
+        else:
+            head = first + await reader.readuntil(b"\r\n\r\n")
+            method, target, _ = head.split(b"\r\n")[0].decode().split()
+            done = b"HTTP/1.1 200 Connection established\r\n\r\n"
         self.asked.append(f"{method} {target}")
         host, _, port = target.rpartition(":")
         there, back = await asyncio.open_connection(host, int(port))
-        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        writer.write(done)
         await asyncio.gather(pipe(reader, back), pipe(there, writer))
+
+    async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
+        await reader.readexactly((await reader.readexactly(1))[0])
+        writer.write(b"\x05\x00")  # nobody has to say who they are
+        kind = (await reader.readexactly(4))[3]
+        if kind == 1:
+            host = ".".join(map(str, await reader.readexactly(4)))
+        else:
+            host = (await reader.readexactly((await reader.readexactly(1))[0])).decode()
+        return f"{host}:{int.from_bytes(await reader.readexactly(2), 'big')}"
 
     def close(self) -> None:
         self.loop.call_soon_threadsafe(self.loop.stop)
@@ -310,11 +326,12 @@ def test_an_authority_that_is_not_the_servers_is_refused_at_once(desk: Desk) -> 
     assert desk.who(path) == desk.name
 
 
-def test_all_goes_by_the_proxy_of_the_kubeconfig(desk: Desk, proxy: Proxy) -> None:
+@pytest.mark.parametrize(("scheme", "verb"), [("http", "CONNECT"), ("socks5", "SOCKS")])
+def test_all_goes_by_the_proxy_of_the_kubeconfig(desk: Desk, proxy: Proxy, scheme: str, verb: str) -> None:
     address = desk.cluster["server"].removeprefix("https://")
-    path = desk.write(**{"proxy-url": proxy.url})
+    path = desk.write(**{"proxy-url": f"{scheme}://{proxy.place}"})
     assert desk.who(path) == desk.name
-    assert set(proxy.asked) == {f"CONNECT {address}"}
+    assert set(proxy.asked) == {f"{verb} {address}"}
     before = len(proxy.asked)
     client = desk.client(path)
     with pytest.raises(Exception, match="none"), client.execute("none", ["true"]):  # by a websocket
@@ -322,7 +339,7 @@ def test_all_goes_by_the_proxy_of_the_kubeconfig(desk: Desk, proxy: Proxy) -> No
     client.close()
     assert len(proxy.asked) > before
     with pytest.raises(Unreachable, match="cannot be reached") as caught:
-        desk.who(desk.write(**{"proxy-url": "http://127.0.0.1:9"}))
+        desk.who(desk.write(**{"proxy-url": f"{scheme}://127.0.0.1:9"}))
     assert "proxy" in str(caught.value.hint)
 
 
