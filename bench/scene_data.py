@@ -166,18 +166,26 @@ def worker(*words: object) -> list[str]:
 
 
 def scaling(scene: Path, folder: Path) -> dict[str, Any]:
-    """One process that cuts the scene, against as many as there are cores that cut it each for itself."""
+    """One process that cuts the scene, as many as there are cores that cut it each for itself, and as many that decode it.
+
+    One alone uses a second core (it decodes while it writes), so the decoders say more than the one does.
+    """
     count = min(8, os.cpu_count() or 1)
     times = {}
-    for number in sorted({1, count}):
+    for what, number in (("decode", count), ("cut", 1), ("cut", count)):
         running = [
-            subprocess.Popen(worker("cut", scene, folder / f"p{n}"), stdout=subprocess.PIPE) for n in range(number)
+            subprocess.Popen(worker(what, scene, folder / f"p{n}"), stdout=subprocess.PIPE) for n in range(number)
         ]
         spent = [float(process.communicate()[0]) for process in running]
-        times[number] = max(spent)
+        times[what, number] = max(spent)
         for n in range(number):
-            shutil.rmtree(folder / f"p{n}")
-    return {"processes": count, "times_one": round(count * times[1] / times[count], 2)}
+            shutil.rmtree(folder / f"p{n}", ignore_errors=True)
+    together = times["cut", count]
+    return {
+        "processes": count,
+        "times_one": round(count * times["cut", 1] / together, 2),
+        "ratio": round(times["decode", count] / together, 3),
+    }
 
 
 def labels(side: int, polygons: int = 500) -> dict[str, Any]:
@@ -331,8 +339,10 @@ def maps(scene: Path, small: Path, folder: Path, full: int) -> dict[str, Any]:
 
 def work(words: list[str]) -> None:
     """What a process of its own does; prints its seconds (and peak memory in MiB)."""
-    if words[0] == "cut":
-        print(timed(lambda: cut(Path(words[1]), Path(words[2])))[0])
+    if words[0] in ("cut", "decode"):
+        scene, out = Path(words[1]), Path(words[2])
+        decode(scene)
+        print(timed(lambda: cut(scene, out) if words[0] == "cut" else decode(scene))[0])
         return
     seconds, _ = timed(lambda: mapped(Path(words[1]), Path(words[2]), words[3] == "True"))
     unit = 2**20 if sys.platform == "darwin" else 2**10

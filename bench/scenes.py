@@ -37,7 +37,11 @@ def measure(folder: Path, quick: bool) -> Part:
             f"peer: one warp a chip and band (the paper's way), {chips['paper_chips']} chips",
             {"chips/s": f"{chips['paper_chips_per_second']}"},
         ),
-        Row("g", f"{scaling['processes']} processes, a scene each", {"x one process": f"{scaling['times_one']}"}),
+        Row(
+            "g",
+            f"{scaling['processes']} processes, a scene each",
+            {"x one process": f"{scaling['times_one']}", "x floor": f"{scaling['ratio']:.3f}"},
+        ),
         Row("g", f"floor: {labels['polygons']} polygons burnt for each chip, tree", {"s": f"{labels['per_chip_s']}"}),
         Row("g", f"{labels['polygons']} polygons burnt once", {"s": f"{labels['per_scene_s']}"}),
         Row(
@@ -70,7 +74,8 @@ def measure(folder: Path, quick: bool) -> Part:
     part.notes = [
         "A generated scene: deflated GeoTIFFs of 512-pixel tiles, a file a band. Chips get labels, a judgement of hidden pixels "
         "and statistics, and are written to disk and flushed; decoding alone writes nothing. One process decodes while it "
-        "writes, so the ratio needs a second core that is free; *x floor, CPU* is of CPU time and needs none.",
+        "writes, so the ratio needs a second core that is free; *x floor, CPU* is of CPU time and needs none. Several processes "
+        "are set beside as many that decode the same scene at the same time.",
         "The peer opens every band for every chip, warps it to the chip's grid and writes the stack as a GeoTIFF. Labels burnt "
         f"once and for each chip differ in {labels['pixels_that_differ']} pixels.",
         f"Maps: scenes of {found['side']} x {found['side']} pixels an hour, from smaller ones by their area.",

@@ -28,10 +28,12 @@ from shoal_earth.burned_area.search import find_items
 from shoal_earth.burned_area.synthetic import BurnedWorld
 from shoal_earth.rasters.choosing import CutRules
 from shoal_earth.rasters.cutting import COUNTS, PART
+from shoal_earth.rasters.fetch import fetch_windows
 from shoal_earth.rasters.filters import Rules
 from shoal_earth.rasters.joining import join_parts
 from shoal_earth.rasters.opening import read_scene
 from shoal_earth.rasters.shards import INDEX, ShardReader
+from shoal_earth.rasters.stac import load_items
 
 from .pipeline import SIZE, run
 
@@ -201,6 +203,15 @@ def test_parts_that_do_not_fit_are_refused(made: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=rf"{shard.name}: should have \d+ bytes and is"):
         join_parts([tmp_path / "cut"], tmp_path / "x")
     assert not (tmp_path / "x" / INDEX).exists()
+
+
+def test_windows_of_a_product_in_one_archive_are_refused(burned: BurnedWorld, made: Path, tmp_path: Path) -> None:
+    items = [item for item in load_items(made / "set-1" / "items.geojson") if "zip" in json.dumps(item["assets"])]
+    shapes = load_fires(made / "fires.gpkg").frame
+    with pytest.raises(UsageError, match=r"S2Z_.*: the catalogue offers it as one archive") as caught:
+        fetch_windows(items, shapes, tmp_path / "x", bands=["red"])
+    assert "leave --places out" in str(caught.value)
+    assert not (tmp_path / "x").exists()
 
 
 def test_mistakes_on_the_command_line_are_one_message(

@@ -194,10 +194,16 @@ def fetch_windows(
 
     Raises:
         FetchError: a file could not be read.
-        UsageError: no place touches any scene.
+        UsageError: no place touches any scene, or a scene is offered as one archive.
         WriteError: the disk is full.
     """
     access = access or access_from_environment()
+    for item in items:
+        if any(is_archive(item["assets"][key]) for key in choose_assets(item, bands, resolution)):
+            raise UsageError(
+                f"{item.get('id')}: the catalogue offers it as one archive, of which no windows can be fetched",
+                hint="Fetch whole scenes: leave --places out.",
+            )
     counts = {"scenes": 0, "outside": 0, "there": 0, "pixels": 0, "all": 0}
     for item in items:
         folder = _folder(out, item)
