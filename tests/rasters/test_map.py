@@ -132,7 +132,10 @@ def test_models_and_scenes_that_do_not_fit(world: World, trial: tuple, tmp_path:
         ),
         (("--model", folder, "--scene", world.scenes[0], "--composite", "evi"), "has 1 band(s), but the model"),
         (("--model", tmp_path, "--scene", world.scenes[0]), "is neither a checkpoint nor the folder of a trial"),
-        (("--model", tmp_path / "bad.pt", "--scene", world.scenes[0]), "bad.pt: cannot be read as a checkpoint"),
+        (
+            ("--model", tmp_path / "bad.pt", "--scene", world.scenes[0]),
+            "bad.pt: cannot be read as a checkpoint: it is no file of PyTorch",
+        ),
         (("--model", folder, "--scene", tmp_path / "none.tif"), "none.tif: there is no such raster"),
         (("--model", folder, "--scene", tmp_path / "ndvi.tif", "--overlap", 1), "the overlap is a share"),
     ):

@@ -12,7 +12,7 @@ from torch import nn
 from shoal.errors import UsageError
 from shoal_earth.training.weights import adapt, read_state
 
-__all__ = ["build_network", "fill"]
+__all__ = ["build_network", "check_encoder", "fill"]
 
 
 def build_network(
@@ -44,6 +44,7 @@ def build_network(
             f'there is no architecture "{name}"',
             hint=f"Choose one of: {', '.join(sorted(architectures))}{others}.",
         )
+    check_encoder(encoder)
     accepted = inspect.signature(architectures[name]).parameters
     options: dict[str, Any] = {}
     if depth is not None:
@@ -73,6 +74,29 @@ def build_network(
     if file:
         fill(model.get_submodule("encoder"), file, encoder)
     return model
+
+
+def check_encoder(name: str) -> None:
+    """See to it that there is an encoder of this name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    import difflib
+
+    import segmentation_models_pytorch as smp
+    import timm
+
+    known = smp.encoders.get_encoder_names()
+    own = name.removeprefix("tu-")
+    if name in known or ":" in own or (own != name and timm.is_model(own)):
+        return
+    near = difflib.get_close_matches(own, [*known, *(f"tu-{one}" for one in timm.list_models())], 3)
+    meant = f" Did you mean {' or '.join(near)}?" if near else ""
+    raise UsageError(
+        f'there is no encoder "{name}"',
+        hint=f"Such as resnet50 or efficientnet-b0, or tu- and the name of a model of timm: tu-convnext_tiny.{meant}",
+    )
 
 
 def _same_size(model: nn.Module, name: str, depth: int, bands: int) -> None:

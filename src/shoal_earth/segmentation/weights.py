@@ -6,7 +6,7 @@ from pathlib import Path
 
 from shoal.errors import UsageError
 from shoal_earth.rasters.output import publish
-from shoal_earth.segmentation.networks import fill
+from shoal_earth.segmentation.networks import check_encoder, fill
 
 __all__ = ["choose_weights", "save_encoder"]
 
@@ -65,6 +65,7 @@ def save_encoder(encoder: str, folder: Path, *, source: str = "imagenet", seed: 
     import torch
     from safetensors.torch import save_file
 
+    check_encoder(encoder)
     torch.manual_seed(seed)
     file = Path(source) if Path(source).suffix in _SUFFIXES else None
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,11 @@ def load_checkpoint(path: Path, *, device: str | torch.device = "cpu") -> dict[s
         content = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise UsageError(f"{path}: there is no such checkpoint") from None
+    except pickle.UnpicklingError:  # torch's own words advise to run what is in the file
+        raise UsageError(
+            f"{path}: cannot be read as a checkpoint: it is no file of PyTorch, or holds more than tensors and plain values",
+            hint="Name a checkpoint of a training here, such as best.pt.",
+        ) from None
     except Exception as error:  # torch raises a dozen kinds for a damaged or foreign file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(
