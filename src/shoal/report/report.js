@@ -354,9 +354,9 @@
 
   if ($("metric")) {
     data.curves.groups.forEach((group, k) => $("metric").append(element("option", { value: String(k), text: group.metrics.join(", ") })));
-    const wanted = trials.label.split("/").pop();
-    const first = data.curves.groups.findIndex((g) => g.name === wanted);
-    $("metric").value = String(Math.max(0, first));
+    // The objective's own curve where it was measured more than once; else the loss says most.
+    const place = (name) => data.curves.groups.findIndex((g) => g.name === name);
+    $("metric").value = String([place(trials.label.split("/").pop()), place("loss"), 0].find((k) => k >= 0));
     $("metric").addEventListener("change", drawCurves);
   }
 

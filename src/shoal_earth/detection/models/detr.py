@@ -1,7 +1,8 @@
 """DETR and those that followed it, from transformers, built from their configurations.
 
-What the library leaves out when a model starts at random is put right here: batch norms that learn, the initial bias and zero
-boxes of the heads, heads of their own for each layer where boxes are refined, and the loss of Deformable DETR's first stage.
+What the library leaves out when a model starts at random is put right here: batch norms that learn, transformers that start as
+wide as their authors', the initial bias and zero boxes of the heads, heads of their own for each layer where boxes are refined, and
+the loss of Deformable DETR's first stage.
 """
 
 from __future__ import annotations
@@ -229,6 +230,8 @@ def _wake(model: Any, name: str) -> None:
             part.reset_parameters()
     for parameter in model.model.backbone.parameters():
         parameter.requires_grad_(True)
+    if name == "detr":
+        _widen(model)
     _start_classes(model)
     if name == "deformable-detr":
         for head in model.bbox_embed:
@@ -260,16 +263,34 @@ def _own_heads(model: Any, absent: set[str] | frozenset[str] = frozenset()) -> s
     return set(absent)
 
 
+def _widen(model: Any) -> None:
+    """Start DETR's weights as its authors do (arXiv 2005.12872): Xavier in the transformer, PyTorch's own start elsewhere.
+
+    The library starts all of them with a spread of 0.02. Through four such products what a query reads off the image is some
+    hundredths of what it is, so for many epochs nothing of the image reaches the heads.
+    """
+    inner = model.model
+    for part in (inner.encoder, inner.decoder):
+        for parameter in part.parameters():
+            if parameter.ndim > 1:
+                nn.init.xavier_uniform_(parameter)
+    for part in (inner.input_projection, inner.query_position_embeddings, model.class_labels_classifier):
+        part.reset_parameters()
+    for layer in model.bbox_predictor.modules():
+        if isinstance(layer, nn.Linear):
+            layer.reset_parameters()
+
+
 def _to_places(model: Any) -> Tensor:
     """Start DETR's queries at the places of a grid, where they look at first.
 
-    From nowhere, they need hundreds of epochs to find out that attention can be a matter of place. Nothing is added to the
-    architecture but the queries' first content, which is learnt. Positions are coded finely enough for small maps, the queries
-    begin as the codes of a grid, and queries and keys are compared alike, so that each sees some cells around its place.
-    Classes weigh five times as much, or the boxes' gradients would drown them.
+    From nowhere, they need hundreds of epochs to find out that attention can be a matter of place, and that the place of which a
+    query speaks should be the one where it looks. So positions are coded finely enough for maps of some cells, and queries begin
+    as the codes of these cells, in their first content too; queries and keys are compared alike, so that each sees a few cells
+    around its own; and boxes are told from there (see :class:`_FromPlaces`). All of that is learnt further.
 
     Returns:
-        That content, (queries, channels).
+        The queries' first content, (queries, channels).
     """
     inner = model.model
     channels, count = inner.config.d_model, inner.config.num_queries
@@ -277,19 +298,39 @@ def _to_places(model: Any) -> Tensor:
     assert side * side == count
     coding = inner.position_embedding
     coding.temperature, coding.scale = 20, 3 * 2 * math.pi
-    half = channels // 2
-    steps = coding.temperature ** (2 * (torch.arange(half) // 2) / half)
-    angles = (torch.arange(side) + 0.5)[:, None] / side * coding.scale / steps
-    line = torch.stack([angles[:, 0::2].sin(), angles[:, 1::2].cos()], 2).flatten(1)
-    codes = torch.cat([line.repeat_interleave(side, 0), line.repeat(side, 1)], 1)
+    cells = torch.Size((1, channels, side, side))
+    codes: Tensor = coding(shape=cells, device="cpu", dtype=torch.float32)[0].flatten(1).T.contiguous()
     with torch.no_grad():
         inner.query_position_embeddings.weight.copy_(codes)
         for layer in inner.decoder.layers:
             attention = layer.encoder_attn
-            nn.init.orthogonal_(attention.q_proj.weight, gain=3)
+            nn.init.orthogonal_(attention.q_proj.weight, gain=1.5)
             attention.k_proj.weight.copy_(attention.q_proj.weight)
-    model.config.class_loss_coefficient = 5.0
+    model.bbox_predictor = _FromPlaces(model.bbox_predictor, side)
     return codes.clone()
+
+
+class _FromPlaces(nn.Module):
+    """A head of boxes in which each query has a bias of its own, at first the middle of its cell and two cells' size.
+
+    Args:
+        head: gives (..., queries, 4), before the sigmoid.
+        side: of the grid of queries.
+    """
+
+    def __init__(self, head: Any, side: int) -> None:
+        super().__init__()
+        self.head = head
+        nn.init.zeros_(head.layers[-1].weight)
+        nn.init.zeros_(head.layers[-1].bias)
+        line = (torch.arange(side) + 0.5) / side
+        middles = torch.stack([line.repeat(side), line.repeat_interleave(side)], 1)
+        self.places = nn.Parameter(torch.cat([middles, torch.full_like(middles, 2 / side)], 1).logit())
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Boxes before the sigmoid: centre, width and height as shares of the image."""
+        boxes: Tensor = self.head(states) + self.places
+        return boxes
 
 
 def _start_classes(model: Any) -> None:

@@ -74,7 +74,7 @@ CONFIGS: dict[str, Sizes] = {
         {"auxiliary_loss": True},
         {**_R50, "out_indices": [1, 2, 3, 4]},
         {**_SMALL, "encoder_layers": 1, "decoder_layers": 2, "num_queries": 64, "auxiliary_loss": True},
-        {**_TINY_RESNET, "hidden_sizes": [24, 64], "depths": [1, 2], "out_features": ["stage2"]},
+        {**_TINY_RESNET, "hidden_sizes": [24, 48, 96], "depths": [1, 1, 1], "out_features": ["stage3"]},
         "ResNetConfig",
     ),
     "deformable-detr": Sizes(
