@@ -124,6 +124,36 @@ def test_half_precision_runs(name: str) -> None:
     assert found[0]["boxes"].dtype == torch.float32
 
 
+@pytest.mark.parametrize("size", ["tiny", "published"])
+def test_what_detr_sees_reaches_its_answers_from_the_first_step(size: str) -> None:
+    torch.manual_seed(0)
+    model: Any = build_detector("detr", 3, size=size, image_size=SIDE).eval()
+    inner = model.model.model
+    first = {} if model.content is None else {"decoder_inputs_embeds": model.content.expand(2, -1, -1)}
+    with torch.no_grad():
+        one, other = inner(inputs_embeds=torch.randn(2, 64, inner.config.d_model), **first).last_hidden_state
+    # States have a spread of 1; as the library starts the tiny one, they differ by 0.03.
+    assert float((one - other).abs().mean()) > 0.3
+
+
+def test_the_tiny_detr_begins_by_looking_and_speaking_of_the_same_places() -> None:
+    model: Any = tiny("detr").eval()
+    model.model.set_attn_implementation("eager")
+    with torch.no_grad():
+        found = model._answer(torch.zeros(1, 3, SIDE, SIDE), output_attentions=True)
+    side = 8
+    middle = (torch.arange(side) + 0.5) / side
+    places = torch.stack([middle.repeat(side), middle.repeat_interleave(side)], 1)
+    torch.testing.assert_close(found.pred_boxes[0, :, :2], places)
+    for looks in found.cross_attentions:
+        seen = looks[0].mean(0)
+        # Most look at their own cell most, and at what is around it more than at all the rest.
+        assert float((seen.argmax(1) == torch.arange(side**2)).float().mean()) > 0.8
+        assert float(seen.diag().mean()) < 0.9
+        near = (torch.cdist(places, places) < 2.5 / side).float()
+        assert float((seen * near).sum(1).mean()) > 0.5
+
+
 def test_boxes_beyond_the_image_and_without_width_are_put_right() -> None:
     model = tiny("yolov3")
     images, _ = two_images()
