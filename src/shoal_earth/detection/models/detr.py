@@ -1,8 +1,8 @@
 """DETR and those that followed it, from transformers, built from their configurations.
 
-What the library leaves out when a model starts at random is put right here: batch norms that learn, transformers that start as
-wide as their authors', the initial bias and zero boxes of the heads, heads of their own for each layer where boxes are refined, and
-the loss of Deformable DETR's first stage.
+What the library leaves out when a model starts at random is put right here: batch norms that learn, DETR's weights that start
+as its authors', the initial bias and zero boxes of the heads, heads of their own for each layer where boxes are refined, and the
+loss of Deformable DETR's first stage.
 """
 
 from __future__ import annotations
@@ -266,8 +266,8 @@ def _own_heads(model: Any, absent: set[str] | frozenset[str] = frozenset()) -> s
 def _widen(model: Any) -> None:
     """Start DETR's weights as its authors do (arXiv 2005.12872): Xavier in the transformer, PyTorch's own start elsewhere.
 
-    The library starts all of them with a spread of 0.02, whatever their width. With 64 channels that is so little that what a query
-    reads off the image is three hundredths of what it is, and for many epochs nothing of the image reaches the heads.
+    The library starts all of them with a spread of 0.02, whatever their width. With 64 channels that is so little that what a
+    query reads off the image is three hundredths of what it is, and for many epochs nothing of the image reaches the heads.
     """
     inner = model.model
     for part in (inner.encoder, inner.decoder):
