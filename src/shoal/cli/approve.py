@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli.common import Opened, ProfileOption, SetOption, StoreOption, StudyArgument, open_study
+from shoal.cli.common import ProfileOption, SetOption, StoreOption, StudyArgument, open_study
+from shoal.cli.opened import Opened
 from shoal.errors import UsageError
 
 

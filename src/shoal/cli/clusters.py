@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shoal.cli.common import JsonOption, console, print_json
+from shoal.cli.common import JsonOption
+from shoal.cli.words import console, print_json
 
 if TYPE_CHECKING:
     from rich.console import Console

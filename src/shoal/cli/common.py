@@ -1,23 +1,18 @@
-"""What the verbs share: their arguments, and the way from these to a study, a plan and a store."""
+"""What the verbs share: their options, and the way from these to a study, a plan, a store and an executor."""
 
 from __future__ import annotations
 
 import os
-import shlex
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from shoal.cli.opened import Opened
 
+if TYPE_CHECKING:
     from shoal.executors import Executor
-    from shoal.plan import Plan
-    from shoal.store import Store, StudyStore
 
 StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY", help="The study file.", show_default=False)]
 ProfileOption = Annotated[
@@ -50,41 +45,6 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a progr
 
 EXECUTORS = ("local", "debug")
 """Places to run that are no clusters."""
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A study, planned, and its part of the store."""
-
-    plan: Plan
-    store: StudyStore
-    root: Store
-    profile: str | None
-    overrides: tuple[str, ...] = ()
-    store_given: str | None = None
-    on: str | None = None
-
-    @property
-    def store_option(self) -> str:
-        """``--store`` as it was given, to be repeated in a command that we suggest."""
-        return f" --store {shlex.quote(self.store_given)}" if self.store_given else ""
-
-    @property
-    def on_option(self) -> str:
-        """``--on``, to be repeated in a command that runs something."""
-        return f" --on {shlex.quote(self.on)}" if self.on else ""
-
-    @property
-    def look_with(self) -> str:
-        """The verb that shows what came out: ``results``, or ``status`` for a study that compares nothing."""
-        report = self.plan.study.report
-        return "results" if report.objective or report.tables else "status"
-
-    @property
-    def options(self) -> str:
-        """What was given beside the study file, to be repeated in a command that we suggest."""
-        profile = f" --profile {shlex.quote(self.profile)}" if self.profile else ""
-        return profile + "".join(f" --set {shlex.quote(item)}" for item in self.overrides) + self.store_option
 
 
 def open_study(
@@ -170,59 +130,3 @@ def open_executor(name: str | None) -> Executor:
     from shoal.executors.local import LocalExecutor
 
     return LocalExecutor()
-
-
-def console(*, stderr: bool = False) -> Console:
-    """A rich console; plain text when not a terminal."""
-    from rich.console import Console
-
-    width = None if (sys.stderr if stderr else sys.stdout).isatty() else 120
-    return Console(stderr=stderr, width=width, highlight=False, soft_wrap=False)
-
-
-def print_json(data: Any) -> None:
-    """Print JSON on standard output."""
-    import json
-
-    typer.echo(json.dumps(data, ensure_ascii=False, indent=None if len(str(data)) > 20_000 else 1))
-
-
-def gpu_words(found: Mapping[str, int]) -> str:
-    """GPUs by type in words, the most first: ``24 a100, 8 l40``."""
-    return ", ".join(f"{count} {name}" for name, count in sorted(found.items(), key=lambda one: (-one[1], one[0])))
-
-
-def duration(seconds: float) -> str:
-    """A length of time for people: ``48 s``, ``3 min``, ``2 h 11 min``, ``3 d 4 h``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes:02d} min"
-    days, hours = divmod(hours, 24)
-    return f"{days} d {hours} h"
-
-
-def size(bytes_: float) -> str:
-    """A size for people, in binary units as study files write them: ``24Gi``."""
-    for unit in ("", "Ki", "Mi", "Gi", "Ti"):
-        if abs(bytes_) < 1024 or unit == "Ti":
-            return f"{bytes_:.3g}{unit}"
-        bytes_ /= 1024
-    raise AssertionError
-
-
-def asks(resources: Any) -> str:
-    """What a task asks for, in a few words: ``2 gpu 4 cpu 24Gi``."""
-    words = []
-    if resources.gpu:
-        words.append(f"{resources.gpu} gpu")
-    words.append(f"{resources.cpu:g} cpu")
-    if resources.memory:
-        words.append(size(resources.memory))
-    if resources.nodes > 1:
-        words.append(f"x {resources.nodes} nodes")
-    return " ".join(words)

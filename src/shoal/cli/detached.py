@@ -16,7 +16,7 @@ import typer
 from shoal.errors import HeldError, ShoalError, UsageError
 
 if TYPE_CHECKING:
-    from shoal.cli.common import Opened
+    from shoal.cli.opened import Opened
     from shoal.clusters import Cluster
     from shoal.executors.kubernetes.client import Client
     from shoal.executors.kubernetes.packs import Packs

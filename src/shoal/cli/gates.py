@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from shoal.cli.common import Opened
+    from shoal.cli.opened import Opened
     from shoal.clusters import Cluster
 
 __all__ = ["bring_gate"]

@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli.common import JsonOption, OnOption, StoreOption, StudyArgument, open_study, print_json, size
+from shoal.cli.common import JsonOption, OnOption, StoreOption, StudyArgument, open_study
+from shoal.cli.words import print_json, size
 
 
 def register(app: typer.Typer) -> None:

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from shoal.cli.common import duration, gpu_words
+from shoal.cli.words import duration, gpu_words
 from shoal.runner.progress import Phase, Progress, StepProgress
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from shoal.cli.common import Opened
+    from shoal.cli.opened import Opened
     from shoal.clusters import Cluster, Finding
     from shoal.executors.kubernetes.client import Client
     from shoal.executors.kubernetes.executor import KubernetesExecutor

@@ -13,17 +13,14 @@ from shoal.cli.common import (
     EXECUTORS,
     JsonOption,
     OnOption,
-    Opened,
     ProfileOption,
     SetOption,
     StoreOption,
     StudyArgument,
-    asks,
-    console,
-    duration,
     open_study,
-    print_json,
 )
+from shoal.cli.opened import Opened
+from shoal.cli.words import asks, console, duration, print_json
 from shoal.errors import UsageError
 
 if TYPE_CHECKING:

@@ -9,16 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shoal.cli.common import (
-    OnOption,
-    Opened,
-    ProfileOption,
-    SetOption,
-    StoreOption,
-    StudyArgument,
-    open_study,
-    size,
-)
+from shoal.cli.common import OnOption, ProfileOption, SetOption, StoreOption, StudyArgument, open_study
+from shoal.cli.opened import Opened
+from shoal.cli.words import size
 from shoal.errors import UsageError
 
 if TYPE_CHECKING:

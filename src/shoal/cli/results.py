@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli.common import StoreOption, console, up_to_date
+from shoal.cli.common import StoreOption, up_to_date
+from shoal.cli.words import console
 from shoal.errors import UsageError
 
 

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli.common import OnOption, Opened, ProfileOption, StoreOption, StudyArgument, open_study
+from shoal.cli.common import OnOption, ProfileOption, StoreOption, StudyArgument, open_study
+from shoal.cli.opened import Opened
 from shoal.cli.run import alone, run_watched, start_executor, tell
 from shoal.errors import UsageError
 

@@ -10,17 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shoal.cli.common import (
-    OnOption,
-    Opened,
-    ProfileOption,
-    SetOption,
-    StoreOption,
-    StudyArgument,
-    duration,
-    open_executor,
-    open_study,
-)
+from shoal.cli.common import OnOption, ProfileOption, SetOption, StoreOption, StudyArgument, open_executor, open_study
+from shoal.cli.opened import Opened
+from shoal.cli.words import duration
 
 if TYPE_CHECKING:
     from types import FrameType

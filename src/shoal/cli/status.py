@@ -10,19 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shoal.cli.common import (
-    JsonOption,
-    OnOption,
-    Opened,
-    ProfileOption,
-    SetOption,
-    StoreOption,
-    StudyArgument,
-    console,
-    gpu_words,
-    open_study,
-    print_json,
-)
+from shoal.cli.common import JsonOption, OnOption, ProfileOption, SetOption, StoreOption, StudyArgument, open_study
+from shoal.cli.opened import Opened
+from shoal.cli.words import console, gpu_words, print_json
 from shoal.errors import UsageError
 
 if TYPE_CHECKING:

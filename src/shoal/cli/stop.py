@@ -7,16 +7,8 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli.common import (
-    OnOption,
-    Opened,
-    ProfileOption,
-    SetOption,
-    StoreOption,
-    StudyArgument,
-    open_executor,
-    open_study,
-)
+from shoal.cli.common import OnOption, ProfileOption, SetOption, StoreOption, StudyArgument, open_executor, open_study
+from shoal.cli.opened import Opened
 
 
 def register(app: typer.Typer) -> None:

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli.common import JsonOption, StoreOption, console, print_json, up_to_date
+from shoal.cli.common import JsonOption, StoreOption, up_to_date
+from shoal.cli.words import console, print_json
 
 
 def register(app: typer.Typer) -> None:
