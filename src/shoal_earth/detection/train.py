@@ -135,7 +135,21 @@ def evaluate_split(
     precision: str = "fp32",
     max_detections: int = 100,
 ) -> dict[str, float]:
-    """Scores of a model on a split: chips are shared among the ranks, the first one scores all answers."""
+    """Scores of a model on a split: chips are shared among the ranks, the first one scores all answers.
+
+    Args:
+        model: in evaluation mode, on the device of this rank.
+        examples: the split.
+        truth: its objects, as :func:`evaluate.truth_from_chips` gives them.
+        here: this process among the others; every rank has to call.
+        prefix: put before the names, e.g. ``val``.
+        batch_size: chips at once.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+        max_detections: detections counted in an image.
+
+    Returns:
+        ``<prefix>/ap``, ``ap50``, ``ap75`` and ``f1``, from 0 to 1, the same on every rank.
+    """
     answers = detect(model, examples, here, batch_size=batch_size, precision=precision, max_detections=max_detections)
     metrics: dict[str, float] = {}
     if here.main:

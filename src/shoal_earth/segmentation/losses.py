@@ -1,4 +1,7 @@
-"""Losses for segmentation and change, with an ignore label: cross-entropy, Dice, focal, Lovász, soft mean IoU, and sums."""
+"""Losses for segmentation and change, with an ignore label: cross-entropy, Dice, focal, Lovász, soft mean IoU, and sums.
+
+Each takes logits (n, classes, height, width) and labels (n, height, width) of whole numbers, and returns one number.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, ignore: int = 255)
 
 
 def dice(logits: torch.Tensor, labels: torch.Tensor, ignore: int = 255) -> torch.Tensor:
-    """One minus the soft Dice coefficient of the whole batch, mean over the foreground classes (all but class 0).
+    """One minus the soft Dice coefficient of the whole batch, mean over the foreground classes (arXiv 1606.04797).
 
     A class that is in no label of the batch has nothing to overlap with and is left out.
     """
@@ -44,7 +47,7 @@ def dice(logits: torch.Tensor, labels: torch.Tensor, ignore: int = 255) -> torch
 
 
 def focal(logits: torch.Tensor, labels: torch.Tensor, ignore: int = 255, gamma: float = 2.0) -> torch.Tensor:
-    """Mean focal loss: cross-entropy times ``(1 - p) ** gamma``, so that easy pixels count less."""
+    """Mean focal loss: cross-entropy times ``(1 - p) ** gamma``, so that easy pixels count less (arXiv 1708.02002)."""
     each = F.cross_entropy(logits.float(), labels, ignore_index=ignore, reduction="none")
     weight = (1 - torch.exp(-each)) ** gamma
     return (weight * each).sum() / (labels != ignore).sum().clamp(min=1)

@@ -10,7 +10,13 @@ __all__ = ["confusion", "scores", "trivial_scores"]
 
 
 def confusion(predictions: torch.Tensor, labels: torch.Tensor, classes: int, ignore: int = 255) -> torch.Tensor:
-    """Counts of pixels, true class by predicted class; pixels labelled ``ignore`` are left out."""
+    """Counts of pixels, (classes, classes), true class by predicted class; pixels labelled ``ignore`` are left out.
+
+    Args:
+        predictions, labels: whole numbers of the same shape, whatever it is.
+        classes: how many there are; labels other than ``ignore`` are below.
+        ignore: label of pixels that do not count.
+    """
     counted = labels != ignore
     pairs = labels[counted].long() * classes + predictions[counted].long()
     return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)

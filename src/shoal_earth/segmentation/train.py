@@ -138,7 +138,20 @@ def evaluate_split(
     precision: str = "fp32",
     loss: Any = None,
 ) -> dict[str, float]:
-    """Scores of a model on a split, shared among the ranks and summed into one confusion matrix."""
+    """Scores of a model on a split, shared among the ranks and summed into one confusion matrix.
+
+    Args:
+        model: in evaluation mode, on the device of this rank.
+        examples: the split.
+        here: this process among the others; every rank has to call.
+        prefix: put before the names, e.g. ``val``.
+        batch_size: chips at once.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+        loss: of logits and labels; its mean over chips is ``<prefix>/loss``. None for no such entry.
+
+    Returns:
+        The means of :func:`metrics.scores`, the same on every rank.
+    """
     names = examples.index["classes"]
     matrix = torch.zeros(len(names), len(names), dtype=torch.int64, device=here.device)
     total = torch.zeros(2, dtype=torch.float64)
