@@ -276,6 +276,13 @@ def running(shoal: Run) -> list[str]:
     return [task["id"] for task in tasks if task["state"] == "running"]
 
 
+def test_a_plan_says_which_data_is_not_there_yet(shoal: Run, folder: Path) -> None:
+    assert "not there" not in shoal("plan", "s.yaml").stdout
+    (folder / "data.txt").unlink()
+    assert f"note: prep will need data that is not there: {folder / 'data.txt'}" in shoal("plan", "s.yaml").stdout
+    assert "step 'prep' needs data that is not there" in shoal("run", "s.yaml", code=2).stderr
+
+
 @pytest.mark.parametrize("verb", ["results", "report", "usage"])
 def test_who_asks_before_anything_ran_is_told_how_to_start(shoal: Run, verb: str) -> None:
     refused = shoal(verb, "s.yaml", code=2)

@@ -181,6 +181,8 @@ def _show(
         from shoal.cli.on_cluster import show_findings
 
         show_findings(out, str(on), findings)
+    elif on is None or on in EXECUTORS:
+        _show_absent(out, opened, states)
     option = _plain(opened.options) + (f" --on {on}" if on and findings is None else "")
     if estimates:
         out.print(
@@ -202,6 +204,23 @@ def _show(
         out.print(
             f"All {total['tasks']} tasks are done. See: shoal {opened.look_with} {_plain(str(file))}{_plain(opened.store_option)}"
         )
+
+
+def _show_absent(out: Any, opened: Opened, states: dict[str, TaskState]) -> None:
+    """Say which data is not there that tasks to run would need."""
+    from rich.text import Text
+
+    from shoal.store.sources import absent_data
+    from shoal.store.state import State
+
+    plan = opened.plan
+    todo = [name for name in plan.order if any(states[t.id].state is State.TODO for t in plan.of_step(name))]
+    needed: dict[str, list[str]] = {}
+    for name, _, place in absent_data(plan.study, todo):
+        needed.setdefault(place, []).append(name)
+    for place, names in needed.items():
+        said = Text(f"note: {', '.join(names)} will need data that is not there: {place}", style="yellow")
+        out.print(said, soft_wrap=True)
 
 
 def _each(opened: Opened, step: str, resources_of: Any) -> str:

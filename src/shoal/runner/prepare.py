@@ -16,7 +16,7 @@ from shoal.executors.spec import Layout, attempt_spec
 from shoal.plan import Plan, Task, resources_of
 from shoal.plan.data import data_of
 from shoal.store import StudyStore, TaskFolder, TaskRecord, read_json
-from shoal.store.sources import code_files, copy_code, data_places
+from shoal.store.sources import absent_data, code_files, copy_code, data_places
 from shoal.store.state import Sources
 
 __all__ = ["Preparer"]
@@ -52,14 +52,14 @@ class Preparer:
                 a command refers to it.
         """
         study = self._plan.study
+        steps = list(steps)
+        for name, source, place in () if self._site else absent_data(study, steps):
+            raise study.error(
+                ("data",) if isinstance(study.data, str) else ("data", source),
+                f"step {name!r} needs data that is not there: {place}",
+                hint="Put it there, or name another place in the study, in a profile or with --set.",
+            )
         for name in steps:
-            for source, place in () if self._site else data_places(study, study.steps[name]).items():
-                if "://" not in place and not Path(place).exists():
-                    raise study.error(
-                        ("data",) if isinstance(study.data, str) else ("data", source),
-                        f"step {name!r} needs data that is not there: {place}",
-                        hint="Put it there, or name another place in the study, in a profile or with --set.",
-                    )
             # Now and not when its first task starts: what is edited meanwhile belongs to the next run.
             self._cwd(name)
             # One task stands for all: they differ in parameters, which planning has rendered already.

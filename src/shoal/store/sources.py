@@ -23,7 +23,7 @@ from shoal.store.state import Sources
 if TYPE_CHECKING:
     from shoal.study import Step, Study
 
-__all__ = ["code_files", "copy_code", "data_places", "read_sources"]
+__all__ = ["absent_data", "code_files", "copy_code", "data_places", "read_sources"]
 
 # A file that a command names and that is larger than this is taken for data, not for code.
 _CODE_BYTES = 1 << 20
@@ -63,6 +63,16 @@ def data_places(study: Study, step: Step) -> dict[str, str]:
         name: place if "://" in place else os.path.abspath(study.folder / Path(place).expanduser())  # noqa: PTH100 (links stay as written)
         for name, place in data_of(study, step).items()
     }
+
+
+def absent_data(study: Study, steps: Iterable[str]) -> list[tuple[str, str, str]]:
+    """Data that steps read and that is not on this machine: step, name of the source, and place. Addresses are not looked at."""
+    return [
+        (name, source, place)
+        for name in steps
+        for source, place in data_places(study, study.steps[name]).items()
+        if "://" not in place and not Path(place).exists()
+    ]
 
 
 def read_sources(study: Study, *, data_here: bool = True) -> Sources:
