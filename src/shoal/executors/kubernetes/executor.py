@@ -498,6 +498,10 @@ class KubernetesExecutor:
             message = f"The store cannot be written: {error.strerror}."
             ended = Ended(attempt.spec.key, "failed", Failure(FailureClass.STORE, message))
         self._report(attempt, ended)
+        job = attempt.view.job
+        if job is not None and job.suspended and not attempt.removing:
+            # A queue has taken its place away, and would start what is left of it once more.
+            self._submitter.remove([attempt.spec.key])
 
     def _report(self, attempt: _Attempt, ended: Ended) -> None:
         key = attempt.spec.key
