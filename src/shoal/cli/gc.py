@@ -11,7 +11,8 @@ from typing import Annotated
 import typer
 
 from shoal.cli.common import JsonOption, OnOption, StoreOption, StudyArgument, open_study
-from shoal.cli.words import print_json, size
+from shoal.cli.words import print_json
+from shoal.units import format_size
 
 
 def register(app: typer.Typer) -> None:
@@ -76,7 +77,7 @@ def gc(
     for item in found:
         by_why.setdefault(item.why, []).append(item)
     for why, items in by_why.items():
-        typer.echo(f"{len(items):>6}  {size(sum(item.bytes for item in items)):>8}  {why}")
+        typer.echo(f"{len(items):>6}  {format_size(sum(item.bytes for item in items)):>8}  {why}")
     if objects:
         listed = ", ".join(f"{count} {plural}" for plural, count in objects.items())
         typer.echo(f"on {opened.on}: {listed}{' removed' if yes and not running else ''}")
@@ -85,7 +86,7 @@ def gc(
     if not found and not objects:
         typer.echo("nothing to remove")
     elif found:
-        typer.echo(f"{'removed' if yes else 'to remove with --yes:'} {size(total)}")
+        typer.echo(f"{'removed' if yes else 'to remove with --yes:'} {format_size(total)}")
 
 
 def find_garbage(file: Path, root: Path, *, keep_checkpoints: bool = False) -> list[Garbage]:

@@ -11,8 +11,8 @@ import typer
 
 from shoal.cli.common import OnOption, ProfileOption, SetOption, StoreOption, StudyArgument, open_study
 from shoal.cli.opened import Opened
-from shoal.cli.words import size
 from shoal.errors import UsageError
+from shoal.units import format_size
 
 if TYPE_CHECKING:
     from shoal.clusters import Cluster
@@ -89,7 +89,7 @@ def _outputs(opened: Opened, ids: set[str], output: Path | None) -> int:
         def say(one: Wanted, text: str) -> None:
             nonlocal count
             count += 1
-            typer.echo(f"[{count}/{len(wanted)}] {one.step} {one.task} ({size(one.size)}) {text}", err=True)
+            typer.echo(f"[{count}/{len(wanted)}] {one.step} {one.task} ({format_size(one.size)}) {text}", err=True)
 
         found = pull_outputs(files, wanted, target, say=say)
     here = f", {len(found.here)} were here" if found.here else ""
@@ -148,7 +148,7 @@ def _warn_of_size(cluster: Cluster, total: int) -> None:
     if policy is None or store is None or store.claim is None or total < _MUCH:
         return
     typer.echo(
-        f"note: {size(total)} go through the API server. {cluster.title or cluster.name}: {policy.text}"
+        f"note: {format_size(total)} go through the API server. {cluster.title or cluster.name}: {policy.text}"
         + (f" ({policy.reason})" if policy.reason else "")
         + ". For more, keep the store in a bucket (store: {s3: ...}), or name fewer tasks.",
         err=True,

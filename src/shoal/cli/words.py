@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from shoal.units import format_size
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -46,15 +48,6 @@ def duration(seconds: float) -> str:
     return f"{days} d {hours} h"
 
 
-def size(bytes_: float) -> str:
-    """A size for people, in binary units as study files write them: ``24Gi``."""
-    for unit in ("", "Ki", "Mi", "Gi", "Ti"):
-        if abs(bytes_) < 1024 or unit == "Ti":
-            return f"{bytes_:.3g}{unit}"
-        bytes_ /= 1024
-    raise AssertionError
-
-
 def asks(resources: Any) -> str:
     """What a task asks for, in a few words: ``2 gpu 4 cpu 24Gi``."""
     words = []
@@ -62,7 +55,7 @@ def asks(resources: Any) -> str:
         words.append(f"{resources.gpu} gpu")
     words.append(f"{resources.cpu:g} cpu")
     if resources.memory:
-        words.append(size(resources.memory))
+        words.append(format_size(resources.memory))
     if resources.nodes > 1:
         words.append(f"x {resources.nodes} nodes")
     return " ".join(words)
