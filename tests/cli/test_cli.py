@@ -254,7 +254,7 @@ def test_tasks_outlive_their_runner_and_are_adopted(shoal: Run, folder: Path) ->
     until(lambda: len(running(shoal)) == 1)
     runner.send_signal(signal.SIGHUP)  # what a closing terminal sends
     _, said = runner.communicate(timeout=20)
-    assert b"go on running" in said
+    assert b"1 task of this run goes on running" in said
     assert len(running(shoal)) == 1
     assert "adopted 1" in shoal("run", "s.yaml").stderr
     assert len(list((folder / "runs" / "long" / "a").glob("*/attempts/*"))) == 1
@@ -421,7 +421,7 @@ steps:
     try:
         until(lambda: "failed" in states(shoal)["a"])
         (folder / "mended").touch()
-        assert "asked its runner to try 1 tasks again" in shoal("retry", "s.yaml").stdout
+        assert "asked its runner to try 1 task again" in shoal("retry", "s.yaml").stdout
         _, said = runner.communicate(timeout=60)
     finally:
         runner.kill()

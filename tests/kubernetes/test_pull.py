@@ -427,8 +427,8 @@ def test_the_verb_brings_what_is_done_and_says_what_is_not(
 
     code, said = run("-o", str(tmp_path / "o"))
     assert (code, (tmp_path / "o" / "train" / train / "out" / "x").read_text()) == (0, "x"), said
-    assert "1 of 2 tasks are not done" in said
-    assert "outputs of 1 tasks brought" in said
+    assert "1 of 2 tasks not done" in said
+    assert "outputs of 1 task brought" in said
     code, said = run("train", "-o", str(tmp_path / "o"))
     assert (code, "1 were here" in said) == (0, True)
     code, said = run("--records")

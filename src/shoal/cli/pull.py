@@ -11,6 +11,7 @@ import typer
 
 from shoal.cli.common import OnOption, ProfileOption, SetOption, StoreOption, StudyArgument, open_study
 from shoal.cli.opened import Opened
+from shoal.cli.words import count_tasks
 from shoal.errors import UsageError
 from shoal.units import format_size
 
@@ -78,7 +79,7 @@ def _outputs(opened: Opened, ids: set[str], output: Path | None) -> int:
     cluster = load_cluster(opened.on, beside=opened.plan.study.folder)
     wanted, missing = _wanted(opened, ids)
     if missing:
-        typer.echo(f"{missing} of {len(ids)} tasks are not done: they have no outputs yet", err=True)
+        typer.echo(f"{missing} of {count_tasks(len(ids))} not done: no outputs yet", err=True)
     if not wanted:
         return 1 if missing else 0
     target = output.absolute() if output is not None else opened.store.root
@@ -94,7 +95,7 @@ def _outputs(opened: Opened, ids: set[str], output: Path | None) -> int:
         found = pull_outputs(files, wanted, target, say=say)
     here = f", {len(found.here)} were here" if found.here else ""
     failed = f", {len(found.failed)} failed" if found.failed else ""
-    typer.echo(f"{opened.plan.study.study}: outputs of {len(found.new)} tasks brought to {target}{here}{failed}")
+    typer.echo(f"{opened.plan.study.study}: outputs of {count_tasks(len(found.new))} brought to {target}{here}{failed}")
     return 1 if found.failed else 0
 
 
@@ -135,7 +136,7 @@ def _records(opened: Opened, ids: set[str], output: Path | None) -> int:
             count = files.records(target, tasks, pictures=True, skip=told_already)
         else:
             _, count = files.records(target, tasks=tasks, pictures=True, skip=told_already)
-    typer.echo(f"{opened.plan.study.study}: {count} small files of {len(tasks)} tasks brought to {target}")
+    typer.echo(f"{opened.plan.study.study}: {count} small files of {count_tasks(len(tasks))} brought to {target}")
     return 0
 
 

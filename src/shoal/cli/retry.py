@@ -9,6 +9,7 @@ import typer
 from shoal.cli.common import OnOption, ProfileOption, StoreOption, StudyArgument, open_study
 from shoal.cli.opened import Opened
 from shoal.cli.run import alone, run_watched, start_executor, tell
+from shoal.cli.words import count_tasks
 from shoal.errors import UsageError
 
 
@@ -46,11 +47,13 @@ def retry(
         return
     if live(opened.store) is not None:
         hand_on(opened, Request("retry", tuple(sorted(chosen)), set=overrides))
-        typer.echo(f"{opened.plan.study.study}: asked its runner in the cluster to try {len(chosen)} tasks again")
+        typer.echo(
+            f"{opened.plan.study.study}: asked its runner in the cluster to try {count_tasks(len(chosen))} again"
+        )
         return
     if holder(opened.store.lock) is not None:
         ask(opened.store, Request("retry", tuple(sorted(chosen)), set=overrides))
-        typer.echo(f"{opened.plan.study.study}: asked its runner to try {len(chosen)} tasks again")
+        typer.echo(f"{opened.plan.study.study}: asked its runner to try {count_tasks(len(chosen))} again")
         return
     executor = start_executor(opened, on, asked=chosen)
     runner = Runner(

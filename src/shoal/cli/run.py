@@ -12,7 +12,7 @@ import typer
 
 from shoal.cli.common import OnOption, ProfileOption, SetOption, StoreOption, StudyArgument, open_executor, open_study
 from shoal.cli.opened import Opened
-from shoal.cli.words import duration
+from shoal.cli.words import count_tasks, duration
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -256,7 +256,11 @@ def tell(summary: Summary, runner: Runner, file: str, opened: Opened) -> None:
             f"  then: shoal approve {file} {runner.plan.tasks[task].step}{opened.store_option}, and shoal run {again}"
         )
     if summary.left:
-        lines.append(f"{summary.left} tasks go on running; shoal run {again} takes them up again.")
+        lines.append(
+            f"{count_tasks(summary.left)} of this run go on running: shoal run {again} takes them up again."
+            if summary.left > 1
+            else f"1 task of this run goes on running: shoal run {again} takes it up again."
+        )
     elif summary.exit_code == 130:
         lines.append(f"Go on with: shoal run {again}")
     from shoal.cli.status import use_of

@@ -48,6 +48,11 @@ def duration(seconds: float) -> str:
     return f"{days} d {hours} h"
 
 
+def count_tasks(count: int) -> str:
+    """So many tasks: ``1 task``, ``1,200 tasks``."""
+    return f"{count:,} task" if count == 1 else f"{count:,} tasks"
+
+
 def asks(resources: Any) -> str:
     """What a task asks for, in a few words: ``2 gpu 4 cpu 24Gi``."""
     words = []
