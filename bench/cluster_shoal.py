@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+from measure import RSS_UNIT
 from shoal.cli.common import open_study
 from shoal.cli.run import run_watched, start_executor
 from shoal.runner import Runner
@@ -26,8 +27,9 @@ def main(study: str, cluster: str) -> None:
     finally:
         executor.close()
     requests = executor._client.requests  # type: ignore[attr-defined]
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"over": time.perf_counter() - begin, "requests": requests, "memory": memory * 1024}))
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    figures = {"over": time.perf_counter() - begin, "cpu": used.ru_utime + used.ru_stime}
+    print(json.dumps({**figures, "requests": requests, "memory": used.ru_maxrss * RSS_UNIT}))
     sys.exit(summary.exit_code)
 
 

@@ -1,9 +1,9 @@
 """Measures Shoal against floors and neighbours, prints one table and writes it to bench/RESULTS.md.
 
-    python bench/run.py [--quick] [--only a,b,c,d,e,f,g,h] [--rounds N] [--peer-tasks N] [--write FILE]
+    python bench/run.py [--quick] [--only a,b,c,d,e,f,g,h,i] [--rounds N] [--peer-tasks N] [--write FILE]
 
 Parts: (a) planning, (b) tasks that do nothing, (c) start of the command line, (d) the training loop, (e) detection data, (f)
-detectors in the training loop, (g) satellite scenes, (h) a cluster.
+detectors in the training loop, (g) satellite scenes, (h) a cluster, (i) the paper's mix on one.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cluster
+import cluster_mix
 import detection
 import machine
 import planning
@@ -28,7 +29,7 @@ import trained
 from measure import BENCH, BenchError, Part
 
 RESULTS = BENCH / "RESULTS.md"
-PARTS = ("a", "b", "c", "d", "e", "f", "g", "h")
+PARTS = ("a", "b", "c", "d", "e", "f", "g", "h", "i")
 
 
 def main() -> int:
@@ -68,6 +69,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--tasks", type=int, help="no-op tasks of part b [default: 500]")
     parser.add_argument("--peer-tasks", type=int, help="no-op tasks of the slow peers; 0: none [default: 500]")
     parser.add_argument("--cluster-tasks", type=int, help="no-op tasks of part h [default: 1000]")
+    parser.add_argument("--cluster-cases", help=f"cases of part h [default: {','.join(cluster.CASES)}]")
     parser.add_argument(
         "--write", help="file for the results [default: bench/RESULTS.md if all parts are measured in full]"
     )
@@ -77,13 +79,16 @@ def _options() -> argparse.Namespace:
     if unknown := [letter for letter in letters if letter not in PARTS]:
         parser.error(f"--only: there is no part {unknown[0]!r}; parts are {', '.join(PARTS)}")
     options.only = letters
-    if options.write is None and not options.quick and set(letters) == set(PARTS):
+    if options.write is None and not options.quick and set(letters) == set(PARTS) and not options.cluster_cases:
         options.write = str(RESULTS)
     quick = options.quick
     options.sizes = [int(n) for n in (options.sizes or ("1000,10000" if quick else "10000,100000")).split(",")]
     if len(options.sizes) != 2 or options.sizes[0] >= options.sizes[1]:
         parser.error("--sizes: two numbers, the smaller one first")
     options.tasks = options.tasks or (20 if quick else 500)
+    options.cases = (options.cluster_cases or ",".join(cluster.CASES)).split(",")
+    if unknown := [name for name in options.cases if name not in cluster.CASES]:
+        parser.error(f"--cluster-cases: there is no {unknown[0]!r}; cases are {', '.join(cluster.CASES)}")
     options.cluster_tasks = options.cluster_tasks or (40 if quick else 1000)
     if options.peer_tasks is None:
         options.peer_tasks = 10 if quick else 500
@@ -108,6 +113,12 @@ def _parts(options: argparse.Namespace, folder: Path) -> dict[str, Callable[[], 
             0 if options.quick else 10 * options.cluster_tasks,
             options.rounds or 1,
             20 if options.quick else 200,
+            options.cases,
+        ),
+        "i": lambda: (
+            cluster_mix.measure(folder, (16,), (0.05,), 12)
+            if options.quick
+            else cluster_mix.measure(folder, (64, 1300), (1.0, 1.25))
         ),
     }
     return {letter: measure for letter, measure in every.items() if letter in options.only}

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from shoal.plan import build
+from needs import require
+from shoal.plan import build, resources_of
 from shoal.study import load_study
 
 BENCH = Path(__file__).parents[2] / "bench"
@@ -23,7 +24,7 @@ def bench(monkeypatch):
 
 def run(*arguments):
     command = [sys.executable, str(BENCH / "run.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
 
 
 def test_the_studies_have_the_sizes_that_the_table_names(bench, tmp_path):
@@ -105,3 +106,73 @@ def test_detection_is_measured_with_small_sizes(tmp_path):
         "| yolov3, tiny, 128 px",
     ):
         assert said in text
+
+
+def test_the_simulated_mix_is_the_papers_and_its_bound_holds(bench, tmp_path):
+    mix = bench("cluster_mix")
+    work = mix.mix()
+    assert work == mix.mix()
+    kinds = {(step, gpus) for step, gpus in ((one.step, one.gpus) for one in work)}
+    assert kinds == {("detection", 4), ("burned", 2), ("deforestation", 1), ("deforestation", 4)}
+    hit = [one for one in work if one.at is not None]
+    assert len(hit) == round(0.05 * len(work))
+    for one in hit:
+        first, second = one.attempts()
+        assert first + second == pytest.approx(one.hours + one.lost)
+        assert one.lost <= mix.CHECKPOINT
+
+    file = tmp_path / "s.yaml"
+    file.write_text(mix.study(work, 1.0))
+    plan = build(load_study(file))
+    assert [len(plan.of_step(step)) for step in ("detection", "burned", "deforestation")] == [30, 144, 60]
+    asked = [resources_of(plan, task) for task in plan.tasks.values()]
+    assert sum(one.gpu * one.time for one in asked) == pytest.approx(30 * 4 * 68 + 144 * 2 * 3.6 + 60 * 2.5 * 25)
+    assert mix.bound(work, 10**6) == max(one.hours for one in work)
+    assert mix.bound(work, 1) == pytest.approx(sum(one.gpus * one.hours for one in work))
+
+
+@pytest.mark.slow
+def test_a_cluster_is_measured_with_small_sizes(tmp_path):
+    sys.path.insert(0, str(BENCH.parent))
+    from testbed import binaries
+
+    built = all((binaries() / name).exists() for name in ("kube-apiserver", "etcd", "kwok", "kubectl"))
+    require("cluster", built, "the testbed's programs are not built: `make testbed`")
+    written = tmp_path / "results.md"
+    sizes = ["--cluster-tasks", "10", "--cluster-cases", "floor,shoal,kubectl,stop"]
+    done = run("--quick", "--only", "h,i", *sizes, "--write", written)
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = written.read_text()
+    for said in (
+        "| Shoal, 10 Jobs",
+        "| kubectl apply -f, one watch, 10 Jobs",
+        "| shoal stop of 10",
+        "12 trainings on 16 GPUs",
+    ):
+        assert said in text
+
+
+def test_the_floor_fails_when_jobs_are_left(bench):
+    floor = bench("cluster_floor")
+
+    class Cut(floor.Server):
+        """Answers two lists, and ends every watch at once."""
+
+        def __init__(self, lists):
+            self.lists = lists
+
+        def send(self, verb, path, body=None):
+            items = [
+                {"metadata": {"name": name}, "status": {"conditions": [{"type": "Complete", "status": "True"}]}}
+                for name in self.lists.pop(0)
+            ]
+            return 200, json.dumps({"items": items, "metadata": {"resourceVersion": "7"}}).encode()
+
+        def connect(self):
+            raise AssertionError("no connection is to be had")
+
+    watch = floor.Watch(Cut([["a"], ["a", "b"]]), "/jobs", {"a", "b"}, "")
+    watch.start()
+    watch.join(10)
+    assert watch.left == {"b"}
+    assert isinstance(watch.error, AssertionError)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from shoal.cli.opened import Opened
     from shoal.clusters import Cluster, Finding
+    from shoal.clusters.free import FreeGpus
     from shoal.executors.kubernetes.client import Client
     from shoal.executors.kubernetes.executor import KubernetesExecutor
     from shoal.plan import Plan
@@ -116,6 +117,7 @@ def open_cluster(
     import typer
 
     from shoal.clusters import load_cluster
+    from shoal.clusters.gpus import gpu_requests
     from shoal.clusters.situation import Situation
     from shoal.errors import UsageError
     from shoal.executors.kubernetes import bundle
@@ -158,8 +160,10 @@ def open_cluster(
         quick = client.with_patience(5.0)
         nodes = quick.list(NODES, keep=NodeSeen.of).items if quick.allowed("list", NODES) else None
         chooser = Chooser(cluster, nodes)
+        choice = False
         for name in jobs:
             for asked_for in Situation(plan, cluster, frozenset(todo)).asks.get(name, {}):
+                choice = choice or len(gpu_requests(cluster, asked_for)) > 1
                 if why := chooser.impossible(asked_for):
                     raise UsageError(f"step {name} can never run on {cluster.name}: {why}")
         return KubernetesExecutor(
@@ -171,10 +175,22 @@ def open_cluster(
             pods=pods,
             here=_is_here(opened, cluster),
             nodes=nodes,
+            free=_free(quick, cluster) if choice else None,
         )
     except BaseException:
         client.close()
         raise
+
+
+def _free(client: Client, cluster: Cluster) -> FreeGpus | None:
+    """Which GPUs are free; it helps to choose among types, and nothing depends on it."""
+    from shoal.executors.kubernetes.client import ApiError
+    from shoal.executors.kubernetes.survey import survey_gpus
+
+    try:
+        return survey_gpus(client, cluster)
+    except ApiError:
+        return None
 
 
 def print_log(opened: Opened, record: TaskRecord, number: int, *, follow: bool, tail: int | None) -> bool:

@@ -296,7 +296,7 @@ class Cluster(FileModel):
     namespace: Namespace | None = Field(None, description="Namespace; none for the context's own.")
     store: Store | None = Field(None, description="Where outputs and results live.")
     waiting: f.Whole = Field(
-        200, description="At most so many pods wait for room at once; the next is submitted when one has started."
+        200, description="At most so many pods wait for a node at once; the next is submitted when one has got one."
     )
     volumes: tuple[Volume, ...] = Field((), description="More claims to mount in every pod.")
     defaults: Defaults = Field(default_factory=Defaults, description="What pods get unless the study says otherwise.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from shoal.errors import StoreError
 from shoal.executors.contract import AttemptKey, AttemptSpec, Ended, Failure, StopReason
 from shoal.failures import FailureClass
 
-__all__ = ["ask_to_stop", "declare_lost", "outcome", "write_spec"]
+__all__ = ["ask_to_stop", "declare_lost", "outcome", "read_spec", "write_spec"]
 
 
 def ask_to_stop(attempt_dir: Path, reason: StopReason, now: bool) -> None:
@@ -42,10 +43,23 @@ def write_spec(spec: AttemptSpec) -> None:
         try:
             agent.write_json_atomic(str(spec.path), body)
         except FileNotFoundError:
-            spec.attempt_dir.mkdir(parents=True, exist_ok=True)
+            spec.folder.mkdir(parents=True, exist_ok=True)
             agent.write_json_atomic(str(spec.path), body)
     except OSError as error:
         raise StoreError(f"cannot be written: {error.strerror}", path=spec.path) from error
+
+
+def read_spec(folder: Path) -> AttemptSpec:
+    """Read ``spec.json`` back from the attempt's folder as this process sees it.
+
+    Raises:
+        StoreError: it is not there, or not whole.
+    """
+    try:
+        spec = AttemptSpec.from_json(agent.read_json(str(folder / "spec.json")))
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError("cannot be read, or is not whole", path=folder / "spec.json") from error
+    return spec if str(spec.attempt_dir) == str(folder) else replace(spec, records=folder)
 
 
 def outcome(attempt_dir: Path, key: AttemptKey) -> Ended | None:

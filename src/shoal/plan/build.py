@@ -73,6 +73,11 @@ class Plan:
         """The step a task belongs to."""
         return self.study.steps[task.step]
 
+    def needs(self) -> dict[str, tuple[str, ...]]:
+        """Step to the steps that it waits for, in an order in which they can run."""
+        steps = {name: self.study.steps[name] for name in self.order}
+        return {name: (*step.needs, *((step.for_each,) if step.for_each else ())) for name, step in steps.items()}
+
     def axes(self, step: str) -> dict[str, list[Value]]:
         """Every parameter of a step's tasks with its values, in order of first appearance."""
         axes: dict[str, dict[str, Value]] = {}

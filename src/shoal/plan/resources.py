@@ -27,6 +27,7 @@ class Resources:
         shm: bytes of ``/dev/shm``.
         disk: bytes of scratch disk.
         nodes: machines, each with all of the above.
+        time: seconds that the task is expected to take; for the runner, which starts long ones first.
     """
 
     gpu: int = 0
@@ -37,9 +38,10 @@ class Resources:
     shm: int | None = None
     disk: int | None = None
     nodes: int = 1
+    time: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As in ``spec.json``."""
+        """As in ``spec.json``: what the attempt needs, without the expected time."""
         return {
             "gpu": self.gpu,
             "gpu_type": list(self.gpu_type),

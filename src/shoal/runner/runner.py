@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +19,7 @@ from shoal.failures import FailureClass
 from shoal.plan import Plan, Task, resources_of
 from shoal.runner import control
 from shoal.runner.board import Board, Entry, Summary
+from shoal.runner.order import Ready
 from shoal.runner.policy import Canary, decide
 from shoal.runner.prepare import Preparer
 from shoal.runner.progress import Phase, Problem, Progress
@@ -79,7 +80,7 @@ class Runner:
         self._on_event = on_event or (lambda _text: None)
         self._board = Board(plan.order, self.progress)
         self._records: dict[str, TaskRecord] = {}
-        self._ready: dict[str, deque[str]] = {step: deque() for step in plan.order}
+        self._ready = Ready(plan.needs(), self._asks)
         self._later: list[tuple[float, str]] = []
         self._active: dict[AttemptKey, str] = {}
         self._active_steps: Counter[str] = Counter()
@@ -218,7 +219,7 @@ class Runner:
             if not self._active:
                 if self._draining or not self._board.unfinished:
                     return
-                if not self._later and not any(self._ready.values()):
+                if not self._later and not self._ready:
                     return  # Only gates and what waits for them is left.
             timeout = _TICK
             if self._later and not self._draining:
@@ -237,27 +238,30 @@ class Runner:
             _, id_ = heapq.heappop(self._later)
             entry = self._board.entries[id_]
             if entry.phase is Phase.READY:
-                self._ready[entry.task.step].append(id_)
-        # Later steps first: results of finished trials come early, and so do their failures.
-        for name in reversed(self.plan.order):
-            queue = self._ready[name]
-            most = self.plan.study.steps[name].max_parallel
-            while queue:
-                entry = self._board.entries[queue[0]]
-                if entry.phase is not Phase.READY:
-                    queue.popleft()
-                    continue
-                if self._limit is not None and len(self._active) >= self._limit:
+                self._ready.push(entry.task)
+        passed: set[str] = set()
+        while (task := self._ready.first(passed)) is not None:
+            entry = self._board.entries[task.id]
+            if entry.phase is not Phase.READY:
+                self._ready.pop(task.step)
+                continue
+            if self._limit is not None and len(self._active) >= self._limit:
+                return
+            most = self.plan.study.steps[task.step].max_parallel
+            if most is not None and self._active_steps[task.step] >= most:
+                passed.add(task.step)
+                continue
+            if not self.executor.fits(resources_of(self.plan, task, entry.overrides)):
+                if now - entry.ready_since > _PATIENCE:
                     return
-                if most is not None and self._active_steps[name] >= most:
-                    break
-                resources = resources_of(self.plan, entry.task, entry.overrides)
-                if not self.executor.fits(resources):
-                    if now - entry.ready_since > _PATIENCE:
-                        return
-                    break
-                queue.popleft()
-                self._start(entry)
+                passed.add(task.step)
+                continue
+            self._ready.pop(task.step)
+            self._start(entry)
+
+    def _asks(self, task: Task) -> tuple[float | None, int]:
+        resources = resources_of(self.plan, task, self._board.entries[task.id].overrides)
+        return resources.time, resources.gpu * resources.nodes
 
     def _start(self, entry: Entry) -> None:
         task = entry.task
@@ -375,7 +379,7 @@ class Runner:
         else:
             entry.ready_since = time.monotonic()
             self._board.move(entry, Phase.READY)
-            self._ready[task.step].append(task.id)
+            self._ready.push(task)
 
     def _input_digests(self, task: Task) -> dict[str, str | None]:
         records = ((need, self._records.get(need)) for need in task.needs)
@@ -388,6 +392,8 @@ class Runner:
     def _note(self, task: Task, record: TaskRecord) -> None:
         """Let people see what a finished task took and reached."""
         self.progress.steps[task.step].seconds.append(record.seconds)
+        if record.last is not None and record.last.number == 1:
+            self._ready.note(task, record.seconds)  # a later attempt may have gone on from a checkpoint
         objective = self.plan.study.report.objective
         if objective is not None:
             metrics = (record.result or {}).get("metrics", {})

@@ -18,9 +18,9 @@ from shoal.study.template import Value
 from shoal.units import parse_cpu, parse_duration, parse_size
 
 __all__ = [
-    "Axes", "Cells", "Command", "Count", "Cpu", "Duration", "Environment", "Free", "Goal", "GpuTypes", "Gpus", "Names", "Nodes",
-    "Params", "Places", "Secrets", "Seeds", "Size", "StepName", "StepNames", "StudyName", "Text", "Texts", "Variables", "Whole",
-    "Zips",
+    "Axes", "Cells", "Command", "Count", "Cpu", "Duration", "Environment", "Free", "Goal", "GpuTypes", "Gpus", "Length",
+    "Names", "Nodes", "Params", "Places", "Secrets", "Seeds", "Size", "StepName", "StepNames", "StudyName", "Text", "Texts",
+    "Variables", "Whole", "Zips",
 ]  # fmt: skip
 
 _TEMPLATE_SCHEMA = {"type": "string", "pattern": r"\{[A-Za-z_][A-Za-z0-9_.-]*\}", "description": "Filled in: {name}."}
@@ -144,6 +144,14 @@ Size = Annotated[
     Kind(r.templated(r.units(parse_size)), "size, or `{name}`", anyOf=[*_unit(_SIZE), _TEMPLATE_SCHEMA]),
 ]
 Duration = Annotated[float, Kind(r.units(parse_duration), "length of time", anyOf=_unit(_DURATION))]
+Length = Annotated[
+    float | str,
+    Kind(
+        r.templated(r.units(parse_duration)),
+        "length of time, or `{name}`",
+        anyOf=[*_unit(_DURATION), _TEMPLATE_SCHEMA],
+    ),
+]
 Axes = Annotated[
     dict[str, tuple[Value, ...]],
     Kind(r.read_axes, "axis to list of values", type="object", additionalProperties=_AXIS_SCHEMA, **_NAMES_ONLY),

@@ -38,6 +38,12 @@ class Resources(FileModel):
     nodes: f.Nodes = Field(
         1, description="Machines that work on one task together, for distributed training.", examples=[2]
     )
+    time: f.Length | None = Field(
+        None,
+        description="How long a task takes, about: long ones start first, so that none is left for the end. It is no limit "
+        "(that is `timeout`). Without it, tasks that have finished tell.",
+        examples=["3h", "{hours}h"],
+    )
 
     def templates(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """The fields that are filled in from the matrix: where in the resources, and their text."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from shoal.clusters.free import FreeGpus, GpuType
 from shoal.clusters.gpus import GpuRequest, find_gpu, gpu_requests
 from shoal.clusters.schema import Cluster
 from shoal.errors import StudyError, UsageError
@@ -39,29 +40,86 @@ class NodeSeen:
 class Chooser:
     """Spreads tasks over the ways in which they can ask for GPUs.
 
-    A namespace's user sees what nodes could give, and what tasks of one's own wait and run, not what others hold. So a task
-    takes the way in which the fewest of ours wait; of these, the one with the most left of what its nodes have.
+    Where all pods of the cluster may be seen, a task takes the way that has most GPUs free that none of ours is about to take.
+    Most namespaces' users see what nodes could give, and their own tasks, but not what others hold; then, and where nothing is
+    free, a task takes the way in which the fewest of ours wait, and of these the one with the most left of what its nodes have.
 
     Args:
         cluster: where tasks run.
         nodes: its nodes, where they may be read.
+        free: which GPUs are free, where that was asked.
+
+    Attributes:
+        waiting: resource to how many of our pods wait.
+        held: resource to how many GPUs ours hold.
     """
 
-    def __init__(self, cluster: Cluster, nodes: Sequence[NodeSeen] | None = None) -> None:
+    def __init__(self, cluster: Cluster, nodes: Sequence[NodeSeen] | None = None, free: FreeGpus | None = None) -> None:
         self._cluster = cluster
         self.nodes = nodes
         self.waiting: Counter[str] = Counter()
         self.held: Counter[str] = Counter()
         label = cluster.labels.product
         self._products = {node.name: found for node in nodes or () if (found := node.labels.get(label)) is not None}
+        self._wanted: Counter[str] = Counter()
+        self._taken: Counter[str] = Counter()
+        self._free: list[GpuType] | None = None
+        self.spreads = False
+        """Whether any task has had a choice."""
+        if free is not None:
+            self.see(free)
+
+    def see(self, free: FreeGpus) -> None:
+        """Take note of which GPUs are free now."""
+        self._free = free.types if free.exact else None
+        self._taken.clear()
+
+    def move(self, resource: str, asked: Resources, before: str | None, after: str | None) -> None:
+        """Count a task's pods as waiting and its GPUs as held.
+
+        Args:
+            resource: by which it asks for its GPUs; empty where it wants none.
+            asked: what it asks for.
+            before, after: what it counted as, and counts as from now on: ``waiting``, ``held``, or None for neither.
+        """
+        gpus = asked.nodes * asked.gpu
+        for what, sign in ((before, -1), (after, 1)):
+            if what == "waiting":
+                self.waiting[resource] += sign * asked.nodes
+                self._wanted[resource] += sign * gpus
+            elif what == "held":
+                self.held[resource] += sign * gpus
+        if after == "held":
+            self._taken[resource] += gpus
 
     def choose(self, asked: Resources) -> GpuRequest | None:
         """How a task asks for its GPUs; None when it wants none, or when there is no way."""
         ways = gpu_requests(self._cluster, asked)
         if len(ways) < 2:
             return ways[0] if ways else None
+        self.spreads = True
         possible = [way for way in ways if self.nodes is None or self._hosts(asked, way)] or ways
-        return min(possible, key=lambda way: (self.waiting[way.resource], -self._left(asked, way)))
+        return min(possible, key=lambda way: self._rank(asked, way))
+
+    def _rank(self, asked: Resources, way: GpuRequest) -> tuple[float, float, float]:
+        free = self._free_by(way)
+        if free is not None and free >= way.count * asked.nodes:
+            return 0.0, -free, 0.0
+        return 1.0, self.waiting[way.resource], -self._left(asked, way)
+
+    def _free_by(self, way: GpuRequest) -> float | None:
+        """How many GPUs are free that this way would get, less what ours have taken since that was seen, or wait for."""
+        if self._free is None:
+            return None
+        fitting = [
+            one
+            for one in self._free
+            if one.resource == way.resource
+            and one.largest >= way.count
+            and (not way.products or one.product in way.products)
+            and (way.memory_above is None or (one.memory or 0) > way.memory_above)
+        ]
+        return sum(one.free for one in fitting) - self._taken[way.resource] - self._wanted[way.resource]
 
     def impossible(self, asked: Resources) -> str | None:
         """Why this can never run on the cluster, or None."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.agent import agent
-from shoal.executors.contract import AttemptSpec, Ended, Failure
+from shoal.executors.contract import AttemptKey, AttemptSpec, Ended, Failure
 from shoal.executors.kubernetes.seen import PodSeen, View, seconds
 from shoal.executors.kubernetes.status import decode_message
 from shoal.executors.records import outcome
@@ -87,9 +87,9 @@ class Mirror:
             making.write_bytes(data)
             making.replace(path)
 
-    def known(self, spec: AttemptSpec) -> Ended | None:
+    def known(self, folder: Path, key: AttemptKey) -> Ended | None:
         """How an attempt ended by the word of its own folder, where that is at hand."""
-        return outcome(spec.folder, spec.key) if self.here else None
+        return outcome(folder, key) if self.here else None
 
     def end(
         self, spec: AttemptSpec, view: View, pod: PodSeen | None, failure: Failure | None, log: bytes | None = None

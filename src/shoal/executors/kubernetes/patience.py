@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from shoal.errors import ShoalError
+from shoal.errors import ShoalError, StoreError
 from shoal.executors.contract import AttemptKey, Failure
 from shoal.executors.kubernetes.client import (
     EVENTS,
@@ -57,7 +57,8 @@ def refusal(error: ShoalError, tries: int) -> tuple[Failure | None, float]:
         return Failure(FailureClass.UNSCHEDULABLE, _sentence(error)), 0.0
     if isinstance(error, Denied | Invalid):
         return Failure(FailureClass.USER, _sentence(error)), 0.0
-    return Failure(FailureClass.USER, _sentence(error)), 0.0
+    kind = FailureClass.STORE if isinstance(error, StoreError) else FailureClass.USER
+    return Failure(kind, _sentence(error)), 0.0
 
 
 def _sentence(error: ShoalError) -> str:

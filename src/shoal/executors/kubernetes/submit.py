@@ -9,8 +9,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
+from shoal.clusters.free import FreeGpus
 from shoal.clusters.gpus import GpuRequest
 from shoal.errors import ShoalError
 from shoal.executors.contract import AttemptKey
@@ -30,11 +32,15 @@ from shoal.executors.kubernetes.client import (
 )
 from shoal.executors.kubernetes.manifests import Manifest, Shared, shared_objects, task_objects
 from shoal.executors.kubernetes.podspec import CONTAINER
+from shoal.executors.kubernetes.spec import bucket_of
+from shoal.executors.kubernetes.survey import survey_gpus
+from shoal.executors.records import read_spec
 
 __all__ = ["Created", "Dropped", "Fetched", "Refused", "Submitter"]
 
 _WORKERS = 16
-_AT_ONCE = 150
+# Tasks named in one request: their ids are part of its address, and proxies take some 8 KB.
+_AT_ONCE = 450
 _LOG_BYTES = 4 << 20
 _PAUSE = 2.0
 _FORBIDDEN_TRIES = 20
@@ -89,7 +95,7 @@ class Submitter:
         client: Client,
         shared: Shared,
         images: Mapping[str, str | None],
-        tell: Callable[[Created | Dropped | Refused | Fetched], None],
+        tell: Callable[[Created | Dropped | Refused | Fetched | FreeGpus], None],
         *,
         workers: int = _WORKERS,
     ) -> None:
@@ -99,22 +105,23 @@ class Submitter:
         self._tell = tell
         self._makers = ThreadPoolExecutor(workers, thread_name_prefix="shoal-submit")
         self._others = ThreadPoolExecutor(4, thread_name_prefix="shoal-ask")
+        self._removers = ThreadPoolExecutor(4, thread_name_prefix="shoal-remove")
         self._ready = threading.Lock()
         self._prepared = False
         self._dropped: set[AttemptKey] = set()
         self._closed = threading.Event()
 
-    def submit(self, key: AttemptKey, spec: Mapping[str, Any], way: GpuRequest | None, *, anew: bool = False) -> None:
+    def submit(self, key: AttemptKey, folder: Path, way: GpuRequest | None, *, anew: bool = False) -> None:
         """Make an attempt's objects.
 
         Args:
             key: which attempt.
-            spec: its specification, as its pod gets it.
+            folder: where its specification is.
             way: how to ask for its GPUs.
             anew: remove a Job of the same name first.
         """
         self._dropped.discard(key)
-        self._makers.submit(self._guarded, key, self._submit, key, spec, way, anew)
+        self._makers.submit(self._guarded, key, self._submit, key, folder, way, anew)
 
     def drop(self, key: AttemptKey) -> None:
         """Do not submit it, if that has not been done yet."""
@@ -129,7 +136,7 @@ class Submitter:
             for start in range(0, len(tasks), _AT_ONCE):
                 chosen = ",".join(sorted(tasks[start : start + _AT_ONCE]))
                 selector = f"{names.selector(self._shared.scope)},{names.ATTEMPT}={number},{names.TASK} in ({chosen})"
-                self._others.submit(self._remove, selector, now)
+                self._removers.submit(self._remove, selector, now)
 
     def read_log(self, key: AttemptKey, pod: str) -> None:
         """Read what a pod printed; told as ``log``, None where it cannot be read any more."""
@@ -155,11 +162,21 @@ class Submitter:
 
         self._ask(key, about, lambda: read(self._client.with_patience(5.0)))
 
+    def survey(self) -> None:
+        """Look which GPUs are free; told as `FreeGpus`, or not at all."""
+
+        def work() -> None:
+            with contextlib.suppress(ShoalError, ValueError, KeyError):
+                self._tell(survey_gpus(self._client.with_patience(5.0), self._shared.cluster))
+
+        self._others.submit(work)
+
     def close(self) -> None:
         """Do nothing more."""
         self._closed.set()
         self._makers.shutdown(wait=False, cancel_futures=True)
         self._others.shutdown(wait=False, cancel_futures=True)
+        self._removers.shutdown(wait=False, cancel_futures=True)
 
     def _ask(self, key: AttemptKey, about: str, read: Callable[[], Any]) -> None:
         def work() -> None:
@@ -179,11 +196,13 @@ class Submitter:
             if not self._closed.is_set():
                 self._tell(Refused(key, ShoalError(f"{type(error).__name__}: {error}")))
 
-    def _submit(self, key: AttemptKey, spec: Mapping[str, Any], way: GpuRequest | None, anew: bool) -> None:
+    def _submit(self, key: AttemptKey, folder: Path, way: GpuRequest | None, anew: bool) -> None:
         if key in self._dropped:
             self._tell(Dropped(key))
             return
         self._prepare()
+        # Times and digests of inputs are left to the pod: so `shoal plan --manifests` shows the very object that is made.
+        spec = {**read_spec(folder).to_json(), "queued": None, "input_digests": {}, **bucket_of(self._shared.cluster)}
         objects = task_objects(spec, self._shared, image=self._images.get(str(spec["step"])), gpus=way)
         job = next(one for one in objects if one["kind"] == "Job")
         if anew:

@@ -1,0 +1,102 @@
+"""A namespace and a study for one measurement on the control plane of part (h) or (i)."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from measure import PYTHON, BenchError, environ
+
+__all__ = ["Lab", "lab", "until"]
+
+_names = itertools.count(1)
+
+CLUSTER = """
+namespace: {namespace}
+store: {{claim: results, path: /shoal}}
+{waiting}defaults: {{image: "example.org/noop:1"{more}}}
+"""
+
+
+class Lab:
+    """A fresh namespace, and a study in a folder."""
+
+    def __init__(self, bed: Any, folder: Path, study: str, *, waiting: int | None = None, more: str = "") -> None:
+        self.namespace = f"bench-{os.getpid()}-{next(_names)}"
+        self.kubeconfig = bed.namespace_user(self.namespace)
+        self.root = folder / self.namespace
+        (self.root / "clusters").mkdir(parents=True)
+        limit = "" if waiting is None else f"waiting: {waiting}\n"
+        cluster = CLUSTER.format(namespace=self.namespace, waiting=limit, more=more)
+        (self.root / "clusters" / "lab.yaml").write_text(cluster)
+        (self.root / "s.yaml").write_text(study)
+        self.api = bed.api()
+        common = {"accessModes": ["ReadWriteMany"], "storageClassName": ""}
+        claim = {"name": "results", "namespace": self.namespace}
+        volume = {**common, "capacity": {"storage": "1Gi"}, "hostPath": {"path": "/none"}, "claimRef": claim}
+        self.api.create("/api/v1/persistentvolumes", {"metadata": {"name": self.namespace}, "spec": volume})
+        spec = {**common, "volumeName": self.namespace, "resources": {"requests": {"storage": "1Gi"}}}
+        path = f"/api/v1/namespaces/{self.namespace}/persistentvolumeclaims"
+        self.api.create(path, {"metadata": {"name": "results"}, "spec": spec})
+
+    @property
+    def env(self) -> dict[str, str]:
+        return environ() | {"KUBECONFIG": str(self.kubeconfig)}
+
+    def call(self, *argv: str | Path, codes: tuple[int, ...] = (0,)) -> str:
+        """Run a command; return what it prints."""
+        done = subprocess.run(
+            [str(word) for word in argv], cwd=self.root, env=self.env, capture_output=True, text=True, timeout=3000
+        )
+        if done.returncode not in codes:
+            raise BenchError(f"{argv[1]}: exit {done.returncode}\n{done.stderr[-1500:]}")
+        return done.stdout
+
+    def begin(self) -> subprocess.Popen[bytes]:
+        """Start `shoal run` in the background."""
+        argv = [PYTHON, "-m", "shoal", "run", "s.yaml", "--on", "lab"]
+        nothing = subprocess.DEVNULL
+        return subprocess.Popen(argv, cwd=self.root, env=self.env, stdout=nothing, stderr=nothing)
+
+    def jobs(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.api.get(f"/apis/batch/v1/namespaces/{self.namespace}/jobs")["items"]
+        return found
+
+    def close(self) -> None:
+        """Remove it, and wait until the control plane has nothing more to do with it."""
+        self.api.request("DELETE", f"/api/v1/namespaces/{self.namespace}")
+        with contextlib.suppress(Exception):
+            end = time.monotonic() + 300
+            while time.monotonic() < end and self.api.request("GET", f"/api/v1/namespaces/{self.namespace}").is_success:
+                time.sleep(1)
+        self.api.request("DELETE", f"/api/v1/persistentvolumes/{self.namespace}")
+        self.api.close()
+
+
+@contextlib.contextmanager
+def lab(bed: Any, folder: Path, study: str, **more: Any) -> Iterator[Lab]:
+    """A `Lab` that is removed afterwards."""
+    made = Lab(bed, folder, study, **more)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def until(ready: Callable[[], bool], seconds: float, what: str) -> None:
+    """Wait for something.
+
+    Raises:
+        BenchError: it does not come.
+    """
+    end = time.monotonic() + seconds
+    while not ready():
+        if time.monotonic() > end:
+            raise BenchError(f"{what}: not there in {seconds:g} s")
+        time.sleep(0.2)

@@ -1,0 +1,396 @@
+"""What is decided of attempts, and done: submitted, started, asked again, ended, each told once.
+
+Decisions are level-triggered: after each change an attempt is looked at as a whole. All of it happens in one thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+
+from shoal.agent import agent
+from shoal.clusters.schema import Cluster
+from shoal.errors import ShoalError, StoreError
+from shoal.executors.contract import AttemptKey, AttemptSpec, Ended, Failure, Note, Resources, Started, StopReason
+from shoal.executors.kubernetes.attempt import Attempt, asked_to_end, overruled
+from shoal.executors.kubernetes.choose import Chooser
+from shoal.executors.kubernetes.mirror import Mirror
+from shoal.executors.kubernetes.patience import Patience, refusal
+from shoal.executors.kubernetes.podspec import CONTAINER
+from shoal.executors.kubernetes.seen import JobSeen, PodSeen, Said, View, look
+from shoal.executors.kubernetes.submit import Created, Dropped, Fetched, Refused, Submitter
+from shoal.executors.kubernetes.use import DENIED, Looks, read_use
+from shoal.executors.records import ask_to_stop, read_spec
+from shoal.failures import FailureClass
+
+__all__ = ["Attempts"]
+
+_TEND_SECONDS = 2.0
+_BEAT_SECONDS = 20.0
+_SURVEY_SECONDS = 300.0
+_ASK_AGAIN = 2
+_UNSENT = 64
+
+
+class Attempts:
+    """The attempts that were handed over and have not been told as ended.
+
+    Args:
+        cluster: where they run.
+        submitter: asks the server, in the background.
+        chooser: how they ask for GPUs, and how many wait.
+        mirror: what is written down of them.
+        patience: how long to put up with what keeps a pod from starting.
+        begins: whether adopted ones that have no Job are submitted; else they count as cancelled.
+
+    Attributes:
+        all: by key.
+        events: what the runner has not heard yet.
+        listed: the resources of which the whole state is known.
+        room: whether something that `fits` looks at has become less.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        submitter: Submitter,
+        chooser: Chooser,
+        mirror: Mirror,
+        patience: Patience,
+        *,
+        begins: bool,
+    ) -> None:
+        self._cluster = cluster
+        self._submitter = submitter
+        self._chooser = chooser
+        self._mirror = mirror
+        self._patience = patience
+        self._begins = begins
+        self.all: dict[AttemptKey, Attempt] = {}
+        self.events: list[Started | Ended | Note] = []
+        self.listed: set[str] = set()
+        self.room = False
+        self._looks = Looks()
+        self._unsent: set[AttemptKey] = set()
+        self._resources: dict[Resources, Resources] = {}
+        self._later: dict[AttemptKey, float] = {}
+        self.next_tend = self._next_beat = 0.0
+        self._next_survey = time.monotonic() + _SURVEY_SECONDS
+
+    def fits(self, resources: Resources) -> bool:
+        """Return whether one more may wait for room; the platform decides when it runs.
+
+        What is not even submitted yet is kept short, so that the runner's order holds and memory stays small.
+        """
+        waiting = sum(self._chooser.waiting.values())
+        return len(self._unsent) < _UNSENT and waiting + resources.nodes <= max(self._cluster.waiting, resources.nodes)
+
+    def begin(self, spec: AttemptSpec) -> None:
+        """Submit a new one, whose specification is in its folder."""
+        attempt = self.all[spec.key] = self._keep(spec)
+        self._submit(attempt)
+
+    def adopt(self, folder: Path, key: AttemptKey) -> bool:
+        """Take over one of an earlier runner; return whether its specification could be read."""
+        if key in self.all:
+            return True
+        try:
+            spec = read_spec(folder)
+        except StoreError:
+            return False
+        attempt = self.all[key] = self._keep(spec)
+        attempt.adopting = True
+        attempt.started = agent.read_json(str(folder / "attempt.json")) is not None
+        self._count(attempt, "held" if attempt.started else "waiting")
+        if (known := self._mirror.known(folder, key)) is not None:
+            self._report(attempt, known)
+        return True
+
+    def stop(self, keys: Iterable[AttemptKey], reason: StopReason, now: bool = False) -> None:
+        """Ask some to end; see the executor's."""
+        remove = []
+        for key in keys:
+            attempt = self.all.get(key)
+            if attempt is None or attempt.ending is not None or (attempt.stop is not None and not now):
+                continue
+            attempt.stop, attempt.now = reason, now
+            ask_to_stop(attempt.folder, reason, now)
+            if key in self._later:
+                del self._later[key]
+                self._end(attempt, None, asked_to_end(reason))
+            elif attempt.submitted:
+                attempt.removing = True
+                remove.append(key)
+            elif not attempt.adopting:
+                self._submitter.drop(key)
+        self._submitter.remove(remove, now=now)
+
+    def gpus_in_use(self) -> Mapping[str, int]:
+        """Return how many GPUs running attempts hold, by the cluster file's name of the type that their node has."""
+        found = Counter[str]()
+        for attempt in self.all.values():
+            asked = attempt.resources
+            if attempt.started and asked.gpu:
+                nodes = [pod.node for pod in attempt.view.mine() if pod.node is not None]
+                found[self._chooser.type_at(nodes[-1] if nodes else None, attempt.way)] += asked.gpu * asked.nodes
+        return found
+
+    def hear(self, attempt: Attempt, told: Created | Dropped | Refused | Fetched) -> None:
+        """What came of something that the submitter was asked for."""
+        if isinstance(told, Created):
+            self._made(attempt, told)
+        elif isinstance(told, Dropped):
+            self._end(attempt, None, asked_to_end(attempt.stop or "cancelled"))
+        elif isinstance(told, Refused):
+            self._refused(attempt, told.error)
+        else:
+            self._fetched(attempt, told)
+
+    def sent(self, key: AttemptKey) -> None:
+        """One has been submitted, or will not be."""
+        self._unsent.discard(key)
+        self.room = self.room or len(self._unsent) in (0, _UNSENT // 2)
+
+    def decide(self, attempt: Attempt) -> None:
+        """Look at one after something of it has changed."""
+        if attempt.ending is not None or attempt.key not in self.all:
+            return
+        if attempt.adopting:
+            if {"jobs", "pods"} <= self.listed:
+                self._find_out(attempt)
+            return
+        if attempt.stop is not None and attempt.submitted and not attempt.removing:
+            self._remove(attempt)  # it was found after that
+        said = look(attempt.view, attempt.resources.nodes)
+        if not attempt.started and attempt.held is not None:
+            # What has a node has its room.
+            what = "held" if attempt.placed else "waiting"
+            if what != attempt.held:
+                self._count(attempt, what)
+        if said.state == "running" or (said.state in ("succeeded", "failed") and said.pod is not None):
+            self._starts(attempt, said.pod)
+        if said.state == "succeeded" or said.state == "failed":
+            self._conclude(attempt, said)
+        elif said.state == "mute":
+            self._ask_again(attempt, said)
+        elif said.state == "removed":
+            self._conclude(attempt, said)
+
+    def tend(self) -> None:
+        """Do what is due."""
+        now = time.monotonic()
+        if now < self.next_tend:
+            return
+        self.next_tend = now + _TEND_SECONDS
+        for key, due in list(self._later.items()):
+            if due <= now:
+                del self._later[key]
+                self._submit(self.all[key])
+        if self._chooser.spreads and now >= self._next_survey:
+            self._next_survey = now + _SURVEY_SECONDS
+            self._submitter.survey()
+        beat = now >= self._next_beat
+        if beat:
+            self._next_beat = now + _BEAT_SECONDS
+        for key, attempt in list(self.all.items()):
+            if attempt.started:
+                if beat:
+                    self._mirror.lives(attempt.folder)
+            elif attempt.submitted and attempt.ending is None:
+                self._tend_waiting(key, attempt, now)
+        self._look_at_use(now)
+        for key, why in self._patience.changed():
+            if key in self.all:
+                self._mirror.waits(self.all[key].folder, why)
+        note = self._patience.note(now)
+        if note is not None:
+            self.events.append(Note(note))
+
+    # -- submission
+
+    def _keep(self, spec: AttemptSpec) -> Attempt:
+        resources = self._resources.setdefault(spec.resources, spec.resources)
+        return Attempt(spec.key, spec.folder, resources, spec.queued)
+
+    def _submit(self, attempt: Attempt, *, anew: bool = False) -> None:
+        if attempt.way is None:
+            attempt.way = self._chooser.choose(attempt.resources)
+        if not attempt.started:
+            self._count(attempt, "waiting")
+        attempt.submitted = False
+        self._unsent.add(attempt.key)
+        self._submitter.submit(attempt.key, attempt.folder, attempt.way, anew=anew)
+
+    def _made(self, attempt: Attempt, told: Created) -> None:
+        attempt.submitted, attempt.adopting = True, False
+        attempt.tries = 0
+        attempt.made_at = time.monotonic()
+        known = attempt.view.job is not None and attempt.view.job.uid == told.job["metadata"]["uid"]
+        if not known and (told.before or not attempt.view.lost):
+            attempt.view.job = JobSeen.of(told.job)
+        if attempt.stop is not None:
+            self._remove(attempt)
+        elif told.before:
+            # Its pods may have been seen before anybody here was interested in them.
+            self._submitter.look(attempt.key, told.job["metadata"]["name"])
+
+    def _refused(self, attempt: Attempt, error: ShoalError) -> None:
+        attempt.adopting = False
+        if attempt.stop is not None and not attempt.submitted:
+            self._end(attempt, None, asked_to_end(attempt.stop))
+            return
+        failure, pause = refusal(error, attempt.tries)
+        attempt.tries += 1
+        if failure is not None:
+            self._end(attempt, None, failure)
+        else:
+            self._later[attempt.key] = time.monotonic() + pause * random.uniform(0.8, 1.2)
+            self._patience.say(attempt.key, Failure(FailureClass.UNSCHEDULABLE, f"Not submitted yet: {error.message}"))
+
+    def _remove(self, attempt: Attempt) -> None:
+        attempt.removing = True
+        self._submitter.remove([attempt.key], now=attempt.now)
+
+    # -- what follows
+
+    def _find_out(self, attempt: Attempt) -> None:
+        """No Job of it is there, and no list knows better: submit it under its own name, unless it was to be stopped."""
+        attempt.adopting = False
+        if not self._begins or attempt.stop is not None or agent.read_json(str(attempt.folder / "stop")) is not None:
+            self._conclude(attempt, Said("removed"))
+        else:
+            self._submit(attempt)
+
+    def _starts(self, attempt: Attempt, pod: PodSeen | None) -> None:
+        if attempt.started or pod is None or pod.running_since is None:
+            return
+        attempt.started = True
+        self._count(attempt, "held")
+        self._patience.forget(attempt.key)
+        try:
+            gpu = self._chooser.type_at(pod.node, attempt.way)
+            at = self._mirror.begin(attempt.spec(), attempt.view, pod, gpu)
+        except (OSError, StoreError):
+            at = agent.now()
+        self.events.append(Started(attempt.key, at))
+
+    def _ask_again(self, attempt: Attempt, said: Said) -> None:
+        """It ended well, but its pod's word is lost. Its claim is in the store, so its Job made anew runs nothing, but tells."""
+        if (known := self._mirror.known(attempt.folder, attempt.key)) is not None and known.failure is None:
+            self._conclude(attempt, said)
+        elif attempt.asked_again < _ASK_AGAIN and attempt.submitted:
+            attempt.asked_again += 1
+            attempt.past |= {pod.job for pod in attempt.view.pods.values()}
+            attempt.past |= {attempt.view.job.uid} if attempt.view.job is not None else set()
+            attempt.view = View()
+            self._submit(attempt, anew=True)
+        elif attempt.submitted:
+            message = (
+                "It ended well, but its result cannot be read: its pod left no word, and a second one none either."
+            )
+            self._conclude(attempt, Said("failed", said.pod, Failure(FailureClass.STORE, message)))
+
+    def _conclude(self, attempt: Attempt, said: Said) -> None:
+        failure = said.failure
+        if said.state == "removed":
+            failure = attempt.given_up or self._why_removed(attempt, said.pod)
+        elif failure is not None and attempt.given_up is not None:
+            failure = attempt.given_up
+        elif failure is not None and attempt.stop is not None and overruled(failure):
+            failure = asked_to_end(attempt.stop, failure.lines)
+        cut = bool(said.pod is not None and {"metrics", "failure"} & set(said.pod.message.get("left_out") or ()))
+        # What was stopped goes at once, its log with it; the claim has that.
+        tells = failure is not None and said.pod is not None and said.pod.terminated and attempt.stop is None
+        if said.pod is not None and not self._mirror.here and (cut or tells):
+            attempt.ending = Said(said.state, said.pod, failure)
+            self._submitter.read_log(attempt.key, said.pod.name)
+        else:
+            self._end(attempt, said.pod, failure)
+
+    def _why_removed(self, attempt: Attempt, pod: PodSeen | None) -> Failure:
+        own = pod.failure if pod is not None else None
+        if own is not None and not overruled(own):
+            return own
+        asked = agent.read_json(str(attempt.folder / "stop"))
+        reason = attempt.stop or (asked.get("reason") if isinstance(asked, dict) else None)
+        if reason in ("cancelled", "preempted"):
+            return asked_to_end(reason, own.lines if own else ())
+        return Failure(FailureClass.CANCELLED, "Its Job was removed, and not by this run.")
+
+    def _fetched(self, attempt: Attempt, told: Fetched) -> None:
+        if told.about == "log" and attempt.ending is not None:
+            said = attempt.ending
+            if told.answer is not None:
+                with contextlib.suppress(OSError):
+                    self._mirror.log(attempt.folder, told.answer)
+            self._end(attempt, said.pod, said.failure, told.answer)
+        elif told.about == "objects" and told.answer is not None:
+            job, pods = told.answer
+            for pod in pods:
+                attempt.see_pod(PodSeen.of(pod))
+            if job is not None:
+                attempt.see_job(JobSeen.of(job), False)
+            self.decide(attempt)
+        elif told.about == "use" and told.answer == DENIED:
+            self._looks.give_up()
+        elif told.about == "use" and told.answer is not None:
+            with contextlib.suppress(OSError):
+                self._mirror.use(attempt.folder, told.answer)
+        elif told.about == "events" and told.answer:
+            self._patience.say(attempt.key, Failure(FailureClass.UNSCHEDULABLE, str(told.answer)))
+
+    def _end(self, attempt: Attempt, pod: PodSeen | None, failure: Failure | None, log: bytes | None = None) -> None:
+        try:
+            ended = self._mirror.end(attempt.spec(), attempt.view, pod, failure, log)
+        except (OSError, StoreError) as error:
+            said = error.message if isinstance(error, StoreError) else f"The store cannot be written: {error.strerror}."
+            ended = Ended(attempt.key, "failed", Failure(FailureClass.STORE, said))
+        self._report(attempt, ended)
+        job = attempt.view.job
+        if job is not None and job.suspended and not attempt.removing:
+            # A queue has taken its place away, and would start what is left of it once more.
+            self._submitter.remove([attempt.key])
+
+    def _report(self, attempt: Attempt, ended: Ended) -> None:
+        key = attempt.key
+        self._count(attempt, None)
+        self._patience.forget(key)
+        self._later.pop(key, None)
+        del self.all[key]
+        self.events.append(ended)
+
+    def _count(self, attempt: Attempt, what: str | None) -> None:
+        """Count an attempt's pods as waiting, or its GPUs as held."""
+        self.room = self.room or attempt.held == "waiting"
+        self._chooser.move(attempt.resource, attempt.resources, attempt.held, None)
+        # One that was adopted gets its way of asking only when it has to be submitted.
+        attempt.resource = attempt.way.resource if attempt.way is not None else ""
+        self._chooser.move(attempt.resource, attempt.resources, None, what)
+        attempt.held = what
+
+    def _look_at_use(self, now: float) -> None:
+        """Find out what some of the running attempts use: until they end, nobody here would know."""
+        if self._mirror.here:
+            return
+        for key in self._looks.due(now, (key for key, one in self.all.items() if one.started)):
+            attempt = self.all[key]
+            pods = [pod for pod in attempt.view.mine() if pod.index == 0 and not pod.over]
+            spec = agent.read_json(str(attempt.folder / "spec.json"))
+            if pods and isinstance(spec, dict):
+                path = f"{spec['attempt_dir']}/usage.jsonl"
+                python = self._cluster.defaults.python
+                ask = partial(read_use, pod=pods[-1].name, container=CONTAINER, python=python, path=path)
+                self._submitter.ask(key, "use", ask)
+
+    def _tend_waiting(self, key: AttemptKey, attempt: Attempt, now: float) -> None:
+        given_up = self._patience.look(key, attempt.view, now, now - attempt.made_at, self._cluster.queue)
+        if given_up is not None and attempt.given_up is None:
+            attempt.given_up = given_up
+            self._submitter.remove([key], now=True)
+        elif self._patience.curious(now) and attempt.view.job is not None and not attempt.view.pods:
+            self._submitter.ask(key, "events", self._patience.why_no_pod(attempt.view.job.name))
