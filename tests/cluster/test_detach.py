@@ -174,6 +174,12 @@ def test_a_detached_run_with_a_store_in_a_bucket(real_lab: Any, lake: tuple[str,
     until(lambda: [one for one in runners(lab) if one != first], 120)
     until(lambda: lab.counts() == {"done": 3, "gate": 1, "todo": 1}, 200)
     (lab.root / "tiles").write_text("7")
+    with pytest.MonkeyPatch.context() as other:
+        other.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+        said = lab.shoal("approve", "s.yaml", "--file", "tiles", code=1).stderr
+        assert "does not accept this machine's keys for the bucket: SignatureDoesNotMatch" in said
+        assert len(lab.shoal("pull", "s.yaml", "train", "-o", "none", code=1).stderr.splitlines()) <= 3
+    assert lab.counts()["gate"] == 1
     lab.shoal("approve", "s.yaml", "--file", "tiles")
     until(lambda: lab.counts() == {"done": 5}, 200)
     until(lambda: lab.status()["runner"] is None, 100)

@@ -173,7 +173,9 @@ def open_files(opened: Opened, cluster: Cluster) -> Iterator[ClaimFiles | Bucket
     layout_of(cluster, study.study)
     assert cluster.store is not None
     if cluster.store.s3 is not None:
-        yield BucketFiles(open_bucket(cluster), study.study)
+        bucket = BucketFiles(open_bucket(cluster), study.study)
+        bucket.check()
+        yield bucket
         return
     image = find_image(cluster, [step.image for step in study.steps.values()])
     client = connect_to(cluster, patience=20.0)

@@ -101,6 +101,8 @@ def survey_status(opened: Opened) -> dict[str, Any]:
         for task in plan.of_step(name):
             state = states[task.id]
             word = str(state.reason) if state.reason in ("failed", "interrupted") else str(state.state)
+            if state.state is State.GATE and any(states[need].state is not State.DONE for need in task.needs):
+                word = "todo"  # there is nothing to look at yet
             record = snapshot.tasks.get(task.id)
             last = record.last if record else None
             why = None

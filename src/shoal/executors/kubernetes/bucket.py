@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -99,6 +100,14 @@ class BucketFiles:
 
     def __init__(self, store: S3Store, study: str) -> None:
         self._store, self._study = store, study
+
+    def check(self) -> None:
+        """See whether this machine's keys open the bucket.
+
+        Raises:
+            StoreError: they do not, or there is no such bucket.
+        """
+        next(self._list(f"{self._study}/"), None)
 
     def outputs(self, step: str, task: str, folder: Path) -> None:
         """Bring what a task made into an empty folder here.
@@ -230,4 +239,12 @@ class BucketFiles:
 
 def _said(error: Exception, done: str = "read") -> StoreError:
     text = " ".join(str(error).split())
+    if (code := re.search(r"<Code>(\w+)</Code>", text)) is not None:
+        said = re.search(r"<Message>(.*?)</Message>", text)
+        if "status code: 403" in text or "status code: 401" in text:
+            return StoreError(
+                f"the object store does not accept this machine's keys for the bucket: {code[1]}",
+                hint="They are those of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, else of ~/.aws/credentials.",
+            )
+        text = f"{code[1]}: {said[1]}" if said else code[1]
     return StoreError(f"the bucket cannot be {done}: {text[:300]}", hint="Are keys, bucket and endpoint right?")
