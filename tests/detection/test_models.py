@@ -298,6 +298,14 @@ def test_the_cost_of_a_detector() -> None:
     assert model.training
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_the_work_of_each_is_counted(name: str) -> None:
+    model = tiny(name)
+    learnt = [p.requires_grad for p in model.parameters()]
+    assert cost(model, SIDE).flops > 1e7
+    assert learnt == [p.requires_grad for p in model.parameters()]
+
+
 # --- pretrained weights ---------------------------------------------------------------------------------------------------
 
 

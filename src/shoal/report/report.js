@@ -193,7 +193,7 @@
     wanted.slice(0, 3).forEach((i) => shown.unshift({ role: "chosen", i }));
     if (!shown.length) Object.keys(pictures.trials).slice(0, 3).forEach((i) => shown.push({ role: "", i: Number(i) }));
     const common = pictures.panels.filter((p) => pictures.samples.some((s) => pictures.shared[s.name]?.[p]));
-    const own = shown.map(({ i }) => pictures.panels.filter((p) => pictures.samples.some((s) => pictures.trials[i]?.[s.name]?.[p])));
+    const own = shown.map(({ i }) => pictures.panels.filter((p) => !common.includes(p) && pictures.samples.some((s) => pictures.trials[i]?.[s.name]?.[p])));
     const head = element("tr", {}, element("th"), ...common.map((p) => element("th", { scope: "col", text: p })));
     shown.forEach(({ role, i }, k) => {
       const value = trials.values[i];
@@ -204,21 +204,31 @@
     });
     // Trials on other data have other samples: those that nobody here has are left out.
     const wantedSamples = pictures.samples.filter((s) => shown.some(({ i }) => pictures.trials[i]?.[s.name]));
-    const rows = wantedSamples.map((sample) => {
-      const row = element("tr", {}, element("th", { scope: "row", text: sample.name }, element("small", { text: sample.caption })));
-      common.forEach((p) => row.append(element("td", {}, ...image(pictures.shared[sample.name]?.[p], `${sample.name}, ${p}`))));
-      shown.forEach(({ i }, k) => {
+    const line = (sample, whose) => {
+      const alone = whose.length < shown.length ? [element("small", { text: trials.names[whose[0].i] })] : [];
+      const row = element("tr", {}, element("th", { scope: "row", text: sample.name }, ...alone, element("small", { text: sample.caption })));
+      common.forEach((p) => {
+        const key = pictures.shared[sample.name]?.[p] || (alone.length ? pictures.trials[whose[0].i][sample.name][p] : undefined);
+        row.append(element("td", {}, ...image(key, `${sample.name}, ${p}`)));
+      });
+      shown.forEach((one, k) => {
         own[k].forEach((p, first) => {
-          const key = pictures.trials[i]?.[sample.name]?.[p];
+          const key = whose.includes(one) && pictures.trials[one.i]?.[sample.name]?.[p];
           if (!key) { row.append(element("td")); return; }
           const judged = own[k].includes("prediction") ? p === "prediction" : first === 0;
-          const score = judged ? pictures.scores[i]?.[sample.name] : undefined;
+          const score = judged ? pictures.scores[one.i]?.[sample.name] : undefined;
           const caption = [own[k].length > 1 ? p : "", score === undefined ? "" : `score ${Number(score.toPrecision(4))}`].filter(Boolean).join(" ");
-          row.append(element("td", {}, element("figure", {}, ...image(key, `${sample.name}, ${p} of ${trials.names[i]}`), element("figcaption", { text: caption }))));
+          row.append(element("td", {}, element("figure", {}, ...image(key, `${sample.name}, ${p} of ${trials.names[one.i]}`), element("figcaption", { text: caption }))));
         });
         if (!own[k].length) row.append(element("td"));
       });
       return row;
+    };
+    // What a trial chose by itself (its best, its worst) has an input of its own: a line for each trial, in the same columns.
+    const chose = ({ i }, name) => common.some((p) => !pictures.shared[name]?.[p] && pictures.trials[i]?.[name]?.[p]);
+    const rows = wantedSamples.flatMap((sample) => {
+      const choosers = shown.filter((one) => chose(one, sample.name));
+      return choosers.length && shown.length > 1 ? choosers.map((one) => line(sample, [one])) : [line(sample, shown)];
     });
     $("gallery").replaceChildren(element("thead", {}, head), element("tbody", {}, ...rows));
     const asked = picked.size && ![...picked].some((i) => pictures.trials[i]);

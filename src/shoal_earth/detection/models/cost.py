@@ -38,9 +38,15 @@ def cost(model: Detector, image_size: int) -> Cost:
     first = next(model.parameters())
     image = torch.zeros(1, 3, image_size, image_size, device=first.device, dtype=first.dtype)
     model.eval()
+    # A view of a parameter asks for gradients even where none are computed, and the counter stumbles on it.
+    learnt = [p for p in model.parameters() if p.requires_grad]
+    for parameter in learnt:
+        parameter.requires_grad_(False)
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             model(image)
     finally:
         model.train(training)
+        for parameter in learnt:
+            parameter.requires_grad_(True)
     return Cost(parameters, int(counter.get_total_flops()))
