@@ -14,6 +14,7 @@ from shoal_earth.detection.dataset import ChipDetections, collate, pixels
 from shoal_earth.detection.evaluate import evaluate, truth_from_chips
 from shoal_earth.detection.inference import detect
 from shoal_earth.detection.models import Recipe, build_detector, recipe
+from shoal_earth.detection.models.recipes import EPOCHS
 from shoal_earth.session import current_task
 from shoal_earth.training.distributed import Ranks, ranks, seed_everything
 from shoal_earth.training.loop import Fit
@@ -31,7 +32,7 @@ class TrainSettings(TrainingSettings):
     model: str
     size: str = "published"
     dataset: str | None = None
-    epochs: int = field(default=300, kw_only=True)
+    epochs: int = field(default=EPOCHS, kw_only=True)
     batch_size: int | None = None
     lr: float | None = None
     pretrained: str | None = None
