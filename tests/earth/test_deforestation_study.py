@@ -40,10 +40,10 @@ def test_the_study_has_108_trials_each_tested_twice_and_its_gpus_go_with_the_siz
 
 @pytest.mark.slow
 @pytest.mark.timeout(1600)
-def test_the_smoke_run_goes_through_every_step_and_a_model_beats_constant_answers(tmp_path: Path) -> None:
+def test_the_smoke_run_goes_through_every_step_and_models_beat_constant_answers(tmp_path: Path) -> None:
     shoal("run", STUDY, "--profile", "smoke", "--store", tmp_path)
     done = [json.loads(path.read_text()) for path in (tmp_path / "deforestation").glob("*/*/result.json")]
-    assert len(done) == 26
+    assert len(done) == 29
     trials = {task["task"]: task for task in done if task["step"] == "train"}
     for axis, values in AXES.items():
         assert {task["params"][axis] for task in trials.values()} == values
@@ -52,11 +52,18 @@ def test_the_smoke_run_goes_through_every_step_and_a_model_beats_constant_answer
         value = task["metrics"][name]
         return float(value["last"] if isinstance(value, dict) else value)
 
-    # The trial that validation chooses, on tiles that neither training nor validation saw.
-    best = max(trials.values(), key=lambda task: last(task, "best/val/miou"))
-    tests = [task for task in done if task["step"] == "test" and best["task"] in task["inputs"]]
-    assert {task["params"]["checkpoint"] for task in tests} == {"last", "best"}
-    (test,) = (task for task in tests if task["params"]["checkpoint"] == "best")
-    for name in ("iou", "miou", "f1", "kappa"):
-        assert last(test, f"test/{name}") > last(test, f"test/trivial/{name}") + 0.1, name
-    assert last(test, "test/objects/recall") > 0
+    # On tiles that neither training nor validation saw, each trial, in the state that validation chose.
+    best_states = [task for task in done if task["step"] == "test" and task["params"]["checkpoint"] == "best"]
+    tests = {trial: task for task in best_states for trial in trials.keys() & task["inputs"].keys()}
+    assert set(tests) == set(trials)
+    for test in tests.values():
+        # At a hundredth of the rate the small ChangeFormer needs thousands of steps, which no smoke run has.
+        if test["params"]["lr"] == 1e-5:
+            continue
+        for name in ("iou", "f1", "kappa"):
+            assert last(test, f"test/{name}") > last(test, f"test/trivial/{name}") + 0.05, (name, test["params"])
+        # In NDVI alone grass that has dried looks cleared, and the test tile is seen in the dry season; three bands tell.
+        if test["params"]["bands"] == "ngb":
+            for name in ("miou", "iou", "f1", "kappa"):
+                assert last(test, f"test/{name}") > last(test, f"test/trivial/{name}") + 0.15, (name, test["params"])
+    assert "Mean IoU on held-out tiles" in shoal("results", STUDY, "--store", tmp_path)
