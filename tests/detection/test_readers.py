@@ -440,6 +440,10 @@ def test_csv(tmp_path: Path) -> None:
         "image left out": 1,
     }
     assert places(dataset, "inverted") == ["t.csv:5"]
+    # A table of something else, or of boxes under other names, which would be lost without a word.
+    assert [(e.where, e.text) for e in dataset.findings.entries if e.reason == "other content"] == [
+        ("classes.csv", "no column image_path, xmin, ymin, xmax, ymax, label")
+    ]
 
 
 def test_pixels_of_complex_type_are_left_out(tmp_path: Path) -> None:

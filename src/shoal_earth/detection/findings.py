@@ -14,7 +14,7 @@ __all__ = ["NOTES", "REASONS", "Count", "Finding", "Findings"]
 REASONS = {
     "label files": {
         "no image": "a label file without its image is left out; its labels are counted as of an image that was left out",
-        "other content": "a JSON file that is an array, or has no images and annotations, is passed over",
+        "other content": "a JSON file without images and annotations, or a CSV file without the columns, is passed over",
         "unreadable": "a label file that is no valid XML, or holds a DTD or entities, is left out with its image",
     },
     "images": {

@@ -24,7 +24,7 @@ def read_csv(folder: Path, *, only: Sequence[str] | None = None) -> Dataset:
     """Read all tables of boxes in a folder (or one, if ``folder`` is a file). Classes are those met, sorted.
 
     Args:
-        folder: with the tables; others, without the columns, are passed over.
+        folder: with the tables; others, without the columns, are passed over, and named.
         only: read these classes alone.
 
     Raises:
@@ -32,13 +32,18 @@ def read_csv(folder: Path, *, only: Sequence[str] | None = None) -> Dataset:
     """
     files, root = ([folder], folder.parent) if folder.is_file() else (sorted(folder.glob("*.csv")), folder)
     take = Collector("csv", root, None, only)
-    tables = []
+    tables, others = [], []
     for path in files:
         rows = csv.DictReader(text_lines(path, take.findings, take.below(path)), restkey="", strict=False)
-        if set(_COLUMNS) <= set(rows.fieldnames or ()):
+        if lacking := [column for column in _COLUMNS if column not in (rows.fieldnames or ())]:
+            others.append((take.below(path), f"no column {', '.join(lacking)}"))
+        else:
             tables.append((path, rows))
     if not tables:
         raise UsageError(f"{folder}: has no CSV file with the columns {', '.join(_COLUMNS)}")
+    for name, text in others:
+        take.findings.read("label files")
+        take.findings.skip("label files", "other content", name, text)
     for path, rows in tables:
         _read_table(take, path, rows)
     for place in (root, root / "images"):
