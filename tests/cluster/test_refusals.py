@@ -172,7 +172,7 @@ CASES: list[tuple[Callable[[Lab], None], list[str]]] = [
     (no_jobs_at_all, ["1 count/jobs.batch", "quota is 0 in all"]),
     (no_login_plugin, ["kubectl-no_such_login is not installed", "Get it from example.org"]),
     (a_login_plugin_whose_session_is_over, ["the session is over", "kubectl get pods has to work"]),
-    (a_login_plugin_that_gives_an_old_token, ["does not accept the login", "Log in anew"]),
+    (a_login_plugin_that_gives_an_old_token, ["does not accept the login", "kubectl get pods has to work"]),
     (no_kubeconfig, ["there is no kubeconfig", "KUBECONFIG"]),
     (an_invalid_namespace, ["lab.yaml:2:12", "must be the name of a namespace, not 'My_Lab'"]),
     (an_invalid_claim, ["lab.yaml:3:", "'Results_1'"]),
