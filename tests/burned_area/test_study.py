@@ -164,14 +164,19 @@ def test_the_smoke_run_end_to_end(tmp_path: Path) -> None:
         task.id: json.loads((folder / task.step / task.id / "result.json").read_text()) for task in plan.tasks.values()
     }
     assert len(results) == len(plan.tasks) == 59
-    beaten = set()
+    # Every trial learns, whatever its network, imagery, start, optimizer and batch, in the last state and in the best; only
+    # 1e-5 is too low a rate for the steps of a smoke run.
     for task in plan.of_step("test"):
         metrics = results[task.id]["metrics"]
-        if metrics["test/iou"] > metrics["test/trivial/iou"] + 0.1 and metrics["test/kappa"] > 0.3:
-            beaten.add((task.params["model"], task.params["imagery"]))
-    # What trains at a useful rate learns, of both kinds of network and of imagery; 1e-5 cannot in so few steps.
-    assert {model for model, _ in beaten} == {"unet", "deeplabv3"}
-    assert {imagery for _, imagery in beaten} == {"img", "tci"}
+        if task.params["lr"] == 1e-5:
+            continue
+        for name in ("iou", "miou", "f1", "kappa"):
+            assert metrics[f"test/{name}"] > metrics[f"test/trivial/{name}"] + 0.1, (name, task.params)
+    tables = subprocess.run(
+        [*shoal, "results", STUDY, "--store", tmp_path],
+        env=_environment(), capture_output=True, text=True, timeout=100, check=True,
+    ).stdout  # fmt: skip
+    assert "Networks and imagery" in tables
 
 
 def _environment() -> dict[str, str]:
