@@ -35,7 +35,7 @@ def facts(load_before: float, load_after: float, seconds: float) -> dict[str, st
 
 def _without_files(arguments: list[str]) -> list[str]:
     # Where figures were written says nothing about them, and names folders of this machine.
-    kept = [argument for argument in arguments if not argument.startswith(("--write=", "--json="))]
+    kept = [argument for argument in arguments if not argument.startswith(("--write=", "--json=", "--update"))]
     files = {i for i, argument in enumerate(kept) if argument in ("--write", "--json")}
     return [argument for i, argument in enumerate(kept) if i not in files and i - 1 not in files]
 

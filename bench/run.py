@@ -1,6 +1,6 @@
 """Measures Shoal against floors and neighbours, prints one table and writes it to bench/RESULTS.md.
 
-    python bench/run.py [--quick] [--only a,b,c,d,e,f,g,h,i] [--rounds N] [--peer-tasks N] [--write FILE]
+    python bench/run.py [--quick] [--only a,b,c,d,e,f,g,h,i] [--rounds N] [--peer-tasks N] [--write FILE] [--update]
 
 Parts: (a) planning, (b) tasks that do nothing, (c) start of the command line, (d) the training loop, (e) detection data, (f)
 detectors in the training loop, (g) satellite scenes, (h) a cluster, (i) the paper's mix on one.
@@ -52,7 +52,9 @@ def main() -> int:
     facts = machine.facts(before, machine.load(), time.perf_counter() - begin)
     print(table.text(found, facts))
     if options.write:
-        Path(options.write).write_text(table.markdown(found, facts))
+        results = Path(options.write)
+        there = results.read_text() if options.update and results.exists() else ""
+        results.write_text(table.markdown(found, facts, there))
         print(f"Written to {Path(options.write).name}.")
     if options.json:
         figures = {letter: part.figures for letter, part in found.items()}
@@ -73,6 +75,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--write", help="file for the results [default: bench/RESULTS.md if all parts are measured in full]"
     )
+    parser.add_argument(
+        "--update", action="store_true", help="leave the parts of that file that are not measured as they are"
+    )
     parser.add_argument("--json", help="file for the raw figures")
     options = parser.parse_args()
     letters = [letter.strip() for letter in options.only.split(",") if letter.strip()]
@@ -80,6 +85,8 @@ def _options() -> argparse.Namespace:
         parser.error(f"--only: there is no part {unknown[0]!r}; parts are {', '.join(PARTS)}")
     options.only = letters
     if options.write is None and not options.quick and set(letters) == set(PARTS) and not options.cluster_cases:
+        options.write = str(RESULTS)
+    if options.update and options.write is None:
         options.write = str(RESULTS)
     quick = options.quick
     options.sizes = [int(n) for n in (options.sizes or ("1000,10000" if quick else "10000,100000")).split(",")]

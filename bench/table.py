@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from measure import Part
@@ -10,21 +11,50 @@ HEAD = """# Measured
 
 Written by `make bench`; do not edit. Times are wall-clock where no other is named; a cell is the median, with the least and
 the greatest value in brackets. Ratios are taken within each round, then their median: what disturbs the machine for a while
-disturbs both sides.
+disturbs both sides. Each part says when and on what machine it was measured.
 """
+_PART = re.compile(r"^## \(([a-z])\) ", re.MULTILINE)
 
 
-def markdown(parts: Mapping[str, Part], facts: Mapping[str, str]) -> str:
-    """The text of RESULTS.md."""
-    blocks = [HEAD, "\n".join(f"* {name}: {value}" for name, value in facts.items()), "\n## Aims\n", _aims(parts)]
-    for letter, part in parts.items():
-        blocks.append(f"\n## ({letter}) {part.title}\n")
-        if part.rows:
-            columns = list(dict.fromkeys(name for row in part.rows for name in row.cells))
-            blocks.append(_lines([["", *columns], *([row.what, *_cells(row.cells, columns)] for row in part.rows)]))
-            blocks.append("")
-        blocks += [f"* {note}" for note in part.notes]
-    return "\n".join(blocks) + "\n"
+def markdown(parts: Mapping[str, Part], facts: Mapping[str, str], before: str = "") -> str:
+    """The text of RESULTS.md.
+
+    Args:
+        parts: what was measured now, by letter.
+        facts: the machine and the command.
+        before: the text that is there; its parts that were not measured now stay as they are.
+    """
+    kept = _parts_of(before)
+    aims = {letter: rows for letter, (rows, _) in kept.items()} | {
+        letter: _aims(part) for letter, part in parts.items()
+    }
+    sections = {letter: section for letter, (_, section) in kept.items()}
+    sections |= {letter: _section(letter, part, facts) for letter, part in parts.items()}
+    rows = [row for letter in sorted(aims) for row in aims[letter]]
+    head = [HEAD, "## Aims\n", _lines([["part", "aim", "reached", ""], *rows]), ""]
+    return "\n".join([*head, "\n\n".join(sections[letter] for letter in sorted(sections))]) + "\n"
+
+
+def _section(letter: str, part: Part, facts: Mapping[str, str]) -> str:
+    blocks = [f"## ({letter}) {part.title}\n"]
+    if part.rows:
+        columns = list(dict.fromkeys(name for row in part.rows for name in row.cells))
+        blocks.append(_lines([["", *columns], *([row.what, *_cells(row.cells, columns)] for row in part.rows)]))
+        blocks.append("")
+    told = "; ".join(f"{name}: {value}" for name, value in facts.items() if name != "command")
+    return "\n".join([*blocks, *(f"* {note}" for note in part.notes), f"* `{facts['command']}`, {told}"])
+
+
+def _parts_of(text: str) -> dict[str, tuple[list[list[str]], str]]:
+    """Of each part of a text as it is written here: its rows of the table of aims, and its section."""
+    found = list(_PART.finditer(text))
+    ends = [*(match.start() for match in found[1:]), len(text)] if found else []
+    table = text[: found[0].start()] if found else ""
+    rows = [re.split(r" ?\| ?", line.strip("| ")) for line in table.splitlines() if line.startswith("| (")]
+    return {
+        match[1]: ([row for row in rows if row[0] == f"({match[1]})"], text[match.start() : end].strip())
+        for match, end in zip(found, ends, strict=True)
+    }
 
 
 def text(parts: Mapping[str, Part], facts: Mapping[str, str]) -> str:
@@ -48,11 +78,8 @@ def text(parts: Mapping[str, Part], facts: Mapping[str, str]) -> str:
     return "\n".join([f"{facts['CPU']}, {facts['memory']}, Python {facts['Python']}", "", *told, "", *aims, *reasons])
 
 
-def _aims(parts: Mapping[str, Part]) -> str:
-    rows = [["part", "aim", "reached", ""]]
-    for part in parts.values():
-        rows += [[f"({aim.part})", aim.text, aim.reached, "met" if aim.met else "**missed**"] for aim in part.aims]
-    return _lines(rows)
+def _aims(part: Part) -> list[list[str]]:
+    return [[f"({aim.part})", aim.text, aim.reached, "met" if aim.met else "**missed**"] for aim in part.aims]
 
 
 def _cells(cells: Mapping[str, str], columns: list[str]) -> list[str]:

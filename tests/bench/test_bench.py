@@ -54,7 +54,7 @@ def test_parts_run_with_small_sizes_and_are_written_down(tmp_path):
         assert heading in text
     assert "(d)" not in text
     assert str(tmp_path) not in text
-    assert "* command: python bench/run.py --quick --only a,b,c --sizes 40,400 --tasks 4 --peer-tasks 0\n" in text
+    assert "* `python bench/run.py --quick --only a,b,c --sizes 40,400 --tasks 4 --peer-tasks 0`, date: " in text
     found = json.loads(figures.read_text())
     assert found["b"]["Shoal, true"]["tasks"] == 4
     assert all(seconds > 0 for seconds in found["b"]["Shoal, true"]["wall"])
@@ -62,6 +62,16 @@ def test_parts_run_with_small_sizes_and_are_written_down(tmp_path):
     rows = [line for line in text.splitlines() if line.startswith("| Shoal, 4 x")]
     assert len(rows) == 2
     assert "x pool" in text
+
+    done = run("--quick", "--only", "c", "--write", written, "--update")
+    assert done.returncode == 0, done.stderr
+    again = written.read_text()
+    start, end = text.index("## (a)"), text.index("## (c)")
+    assert again[again.index("## (a)") : again.index("## (c)")] == text[start:end]
+    assert "* `python bench/run.py --quick --only c`, date: " in again
+    assert [line[:5] for line in again.splitlines() if line.startswith("| (")] == [
+        line[:5] for line in text.splitlines() if line.startswith("| (")
+    ]
 
 
 def test_what_cannot_be_measured_is_told_and_is_no_success(bench, tmp_path):
