@@ -16,6 +16,7 @@ from testbed.pki import Authority, signing_key, write
 
 __all__ = [
     "Options", "Place", "commands", "free_ports", "issue_certificates", "kwok", "kwok_configuration",
+    "scheduler_configuration",
 ]  # fmt: skip
 
 _NAMES = (
@@ -36,11 +37,13 @@ class Options:
     Attributes:
         node_grace: seconds without a heartbeat after which a node counts as lost.
         audit: whether each request is logged, one JSON line each, to ``logs/audit``.
+        backoff: seconds after which the scheduler looks again at a pod that did not fit, at the latest.
         apiserver: more arguments of kube-apiserver, which override those that are given here.
     """
 
     node_grace: int = 180
     audit: bool = False
+    backoff: int = 10
     apiserver: tuple[str, ...] = ()
 
 
@@ -215,14 +218,7 @@ def commands(place: Place, programs: Path, options: Options) -> dict[str, list[s
     )
     scheduler = _line(
         programs / "kube-scheduler",
-        {
-            "kubeconfig": pki / "kube-scheduler.kubeconfig",
-            "secure-port": 0,
-            "leader-elect": "false",
-            "kube-api-qps": 1000,
-            "kube-api-burst": 2000,
-            "profiling": "false",
-        },
+        {"config": place.folder / "scheduler.yaml", "secure-port": 0},
     )
     return {
         "etcd": etcd,
@@ -248,6 +244,22 @@ def kwok(place: Place, programs: Path) -> list[str]:
             # Heartbeats of hundreds of nodes should not be what keeps the machine busy.
             "node-lease-duration-seconds": 120,
         },
+    )
+
+
+def scheduler_configuration(place: Place, options: Options) -> str:
+    """The configuration of kube-scheduler."""
+    kubeconfig = str(place.pki / "kube-scheduler.kubeconfig")
+    return yaml.safe_dump(
+        {
+            "apiVersion": "kubescheduler.config.k8s.io/v1",
+            "kind": "KubeSchedulerConfiguration",
+            "clientConnection": {"kubeconfig": kubeconfig, "qps": 1000, "burst": 2000},
+            "leaderElection": {"leaderElect": False},
+            "enableProfiling": False,
+            "podInitialBackoffSeconds": 1,
+            "podMaxBackoffSeconds": options.backoff,
+        }
     )
 
 

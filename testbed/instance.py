@@ -20,7 +20,15 @@ import httpx
 from testbed import real, registry
 from testbed.access import Api, write_kubeconfig
 from testbed.binaries import CONTROL_PLANE, binaries, build
-from testbed.control import Options, Place, commands, issue_certificates, kwok, kwok_configuration
+from testbed.control import (
+    Options,
+    Place,
+    commands,
+    issue_certificates,
+    kwok,
+    kwok_configuration,
+    scheduler_configuration,
+)
 from testbed.nodes import FAKE, KINDS, Kind, add_nodes, fail_node, set_up
 from testbed.pki import Authority
 from testbed.processes import Processes
@@ -316,6 +324,7 @@ class Testbed:
 
     def _start_all(self) -> None:
         issue_certificates(self.place)
+        (self.folder / "scheduler.yaml").write_text(scheduler_configuration(self.place, self.options))
         for name in commands(self.place, self.programs, self.options):
             self._start(name)
 
