@@ -129,8 +129,8 @@ def measure(folder: Path, sizes: Sequence[int], seconds: Sequence[float], tasks:
         "checkpoint, of which it makes one an hour.",
         "*makespan* is from the first Job's submission to the last training's end, in hours of the simulation; *bound* is the "
         "larger of all GPU time over all GPUs and the longest training, both without preemptions, so what these cost is in the "
-        "ratio. Time is compressed as *an hour is* says; what the control plane and Shoal take is not, so the ratio is an upper "
-        "bound: at true lengths that is nothing. *idle GPUs* is the share of GPU time between start and end that nothing used.",
+        "ratio. Time is compressed as *an hour is* says; what the control plane and Shoal take is not, and it is "
+        "in the ratio. *idle GPUs* is the share of GPU time between start and end that nothing used.",
         "Shoal is told of each step how long its tasks take on average (`resources: {time: ...}`). The cluster file says "
         f"`waiting: {WAITING}`, as for GPUs that nobody else wants: so most of the order is the runner's.",
         "The scheduler's back-off is compressed too, as far as it can be: it looks again at a pod that did not fit after "

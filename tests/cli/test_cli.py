@@ -279,7 +279,9 @@ def running(shoal: Run) -> list[str]:
 def test_a_plan_says_which_data_is_not_there_yet(shoal: Run, folder: Path) -> None:
     assert "not there" not in shoal("plan", "s.yaml").stdout
     (folder / "data.txt").unlink()
-    assert f"note: prep will need data that is not there: {folder / 'data.txt'}" in shoal("plan", "s.yaml").stdout
+    said = shoal("plan", "s.yaml").stdout
+    assert f"note: prep will need data that is not there: {folder / 'data.txt'}" in said
+    assert "Once that data is there, start with: shoal run s.yaml" in said
     assert "step 'prep' needs data that is not there" in shoal("run", "s.yaml", code=2).stderr
 
 

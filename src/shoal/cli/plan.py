@@ -181,8 +181,8 @@ def _show(
         from shoal.cli.on_cluster import show_findings
 
         show_findings(out, str(on), findings)
-    elif on is None or on in EXECUTORS:
-        _show_absent(out, opened, states)
+    here = on is None or on in EXECUTORS
+    start = "Once that data is there, start" if here and _show_absent(out, opened, states) else "Start"
     option = _plain(opened.options) + (f" --on {on}" if on and findings is None else "")
     if estimates:
         out.print(
@@ -197,7 +197,7 @@ def _show(
     elif total["run"]:
         place = f" --on {on}" if findings is not None else ""
         command = f"shoal run {_plain(str(file))}{option}{place}"
-        out.print(f"{total['run']} of {total['tasks']} tasks to run. Start with: {command}")
+        out.print(f"{total['run']} of {total['tasks']} tasks to run. {start} with: {command}")
     elif total["gate"]:
         out.print(f"Nothing to run before a person approves: shoal approve {_plain(str(file))}{option}")
     else:
@@ -206,8 +206,8 @@ def _show(
         )
 
 
-def _show_absent(out: Any, opened: Opened, states: dict[str, TaskState]) -> None:
-    """Say which data is not there that tasks to run would need."""
+def _show_absent(out: Any, opened: Opened, states: dict[str, TaskState]) -> bool:
+    """Say which data is not there that tasks to run would need; return whether there is such."""
     from rich.text import Text
 
     from shoal.store.sources import absent_data
@@ -221,6 +221,7 @@ def _show_absent(out: Any, opened: Opened, states: dict[str, TaskState]) -> None
     for place, names in needed.items():
         said = Text(f"note: {', '.join(names)} will need data that is not there: {place}", style="yellow")
         out.print(said, soft_wrap=True)
+    return bool(needed)
 
 
 def _each(opened: Opened, step: str, resources_of: Any) -> str:
