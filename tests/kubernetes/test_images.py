@@ -66,6 +66,8 @@ RUN apt-get update -qq \\
     && rm -rf /var/lib/apt/lists/*
 """
 Buildah = Callable[..., str]
+# What the layers of the applications' image take, twice (as a container, and committed), and their base.
+ROOM = 25e9
 
 
 @pytest.fixture
@@ -74,7 +76,7 @@ def buildah(tmp_path: Path) -> Iterator[Buildah]:
     require("buildah", shutil.which("buildah"), "there is no buildah: apt-get install buildah")
     require("buildah", sys.platform == "linux" and os.geteuid() == 0, "images are built as root here")
     require("buildah", shutil.which("debootstrap"), "the base is made with debootstrap: apt-get install debootstrap")
-    places = ["--storage-driver", "vfs", "--root", str(tmp_path / "store"), "--runroot", str(tmp_path / "run")]
+    places = ["--storage-driver", "overlay", "--root", str(tmp_path / "store"), "--runroot", str(tmp_path / "run")]
 
     def run(verb: str, *words: str) -> str:
         isolated = ["--isolation", "chroot"] if verb in ("bud", "run") else []
@@ -88,23 +90,34 @@ def buildah(tmp_path: Path) -> Iterator[Buildah]:
     shutil.rmtree(tmp_path / "store", ignore_errors=True)
 
 
+@pytest.fixture
+def build(buildah: Buildah, tmp_path: Path) -> Callable[[str], str]:
+    """Build an image on Debian's Python, made on this machine, as registries may be out of reach; return a container of it."""
+
+    def build(name: str) -> str:
+        with tarfile.open(archive()) as tar:
+            layer = tar.extractfile(max(tar.getmembers(), key=lambda member: member.size))
+            assert layer is not None
+            with (tmp_path / "layer.tar").open("wb") as file:
+                shutil.copyfileobj(layer, file)
+        (tmp_path / "base.Containerfile").write_text(BASE)
+        buildah("bud", "-f", str(tmp_path / "base.Containerfile"), "-t", "localhost/python:base", str(tmp_path))
+        # How this machine reaches its package index.
+        known = [place for place in ("/etc/pip.conf", "/etc/ssl/certs") if Path(place).exists()]
+        mounts = [word for place in known for word in ("--volume", f"{place}:{place}:ro")]
+        base = ["--build-arg", "PYTHON=localhost/python:base"]
+        buildah("bud", *base, *mounts, "-f", f"images/{name}.Containerfile", "-t", f"localhost/{name}:test", ".")
+        return buildah("from", f"localhost/{name}:test")
+
+    return build
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_the_engines_image_is_built_and_runs_without_rights(buildah: Buildah, tmp_path: Path) -> None:
-    """The base is Debian's Python, made on this machine, as registries may be out of reach; all else is as the file says."""
-    with tarfile.open(archive()) as tar:
-        layer = tar.extractfile(max(tar.getmembers(), key=lambda member: member.size))
-        assert layer is not None
-        with (tmp_path / "layer.tar").open("wb") as file:
-            shutil.copyfileobj(layer, file)
-    (tmp_path / "base.Containerfile").write_text(BASE)
-    buildah("bud", "-f", str(tmp_path / "base.Containerfile"), "-t", "localhost/python:base", str(tmp_path))
-    # How this machine reaches its package index.
-    known = [place for place in ("/etc/pip.conf", "/etc/ssl/certs") if Path(place).exists()]
-    mounts = [word for place in known for word in ("--volume", f"{place}:{place}:ro")]
-    base = ["--build-arg", "PYTHON=localhost/python:base"]
-    buildah("bud", *base, *mounts, "-f", "images/engine.Containerfile", "-t", "localhost/shoal:test", ".")
-    made = buildah("from", "localhost/shoal:test")
+def test_the_engines_image_is_built_and_runs_without_rights(
+    buildah: Buildah, build: Callable[[str], str], tmp_path: Path
+) -> None:
+    made = build("engine")
     said = buildah("run", made, "--", "sh", "-c", "id -u; pwd; shoal --version; python -c 'import pandas, pydantic'")
     assert said.splitlines() == ["1000", "/home/shoal", "shoal 0.1.0"]
     assert buildah("run", made, "--", "sh", "-c", "touch /opt/shoal/x 2>&1 || echo refused").endswith("refused")
@@ -112,3 +125,19 @@ def test_the_engines_image_is_built_and_runs_without_rights(buildah: Buildah, tm
     where = ["--volume", f"{tmp_path / 's.yaml'}:/home/shoal/s.yaml:ro"]
     said = buildah("run", *where, made, "--", "sh", "-c", "shoal run s.yaml 2>&1 && cat runs/s/a/*/out/file")
     assert said.splitlines()[-1] == "made"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_the_applications_image_is_built_and_trains_a_network(
+    buildah: Buildah, build: Callable[[str], str], tmp_path: Path
+) -> None:
+    require("disk", shutil.disk_usage(tmp_path).free > ROOM, f"less than {ROOM / 1e9:.0f} GB are free at {tmp_path}")
+    made = build("earth")
+    said = buildah(
+        "run", made, "--", "sh", "-c", "id -u; python -c 'import torch; print(torch.version.cuda is not None)'"
+    )
+    assert said.splitlines() == ["1000", "True"]
+    where = ["--volume", f"{ROOT / 'studies'}:/home/shoal/studies:ro"]
+    words = "shoal run studies/quickstart.yaml --profile smoke --store runs -j 2 2>&1 && cat runs/quickstart/test/*/result.json"
+    assert "test/iou" in buildah("run", *where, made, "--", "sh", "-c", words)
