@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["COLOURS", "choose"]
+__all__ = ["COLOURS", "LEGEND", "choose"]
 
 # Okabe and Ito's palette, told apart by colour-blind readers too.
 COLOURS = {"hit": (0, 158, 115), "false": (230, 159, 0), "missed": (204, 85, 167), "truth": (86, 180, 233)}
+
+LEGEND = {
+    what: "#{:02x}{:02x}{:02x}".format(*COLOURS[name])
+    for what, name in (("truth", "truth"), ("found", "hit"), ("missed", "missed"), ("wrong", "false"))
+}
+"""What the report's page says of these colours."""
 
 
 def choose(shares: list[float], count: int = 6) -> list[int]:

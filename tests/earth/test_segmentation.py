@@ -257,9 +257,11 @@ def test_from_chips_to_scores_and_pictures(chips: Path, tmp_path: Path, cli) -> 
     assert logged["test/objects/recall"] > 0.5
     assert f"test/iou {logged['test/iou']:.4f}" in out
     pictures = json.loads((tmp_path / "s" / "pictures" / "pictures.json").read_text())
+    assert set(pictures.pop("legend")) == {"truth", "found", "missed", "wrong"}
     assert len(pictures) == 2
     for key, facts in pictures.items():
         assert 0 <= facts["score"] <= 1
+        assert (facts["metric"], facts["title"]) == ("IoU", "town")
         assert {p.stem for p in (tmp_path / "s" / "pictures" / key).iterdir()} == {"input", "truth", "prediction"}
         with Image.open(tmp_path / "s" / "pictures" / key / "prediction.png") as picture:
             assert picture.size == (256, 256)

@@ -254,6 +254,42 @@ def test_names_no_address_to_load_from(tmp_path: Path) -> None:
     assert "unsafe" not in policy[1]
 
 
+def test_trials_that_were_given_other_pictures_have_a_line_each(tmp_path: Path, page: Page) -> None:
+    import numpy as np
+
+    folder = make_store(tmp_path, trials=6, failed=0, running=0, waiting=0, preempted=0, pictures=2)
+    for number, pictures in enumerate(sorted((folder / "test").glob("*/out/pictures"))):
+        for sample in ("tile-01", "tile-02"):
+            (pictures / sample / "input.png").write_bytes(png(np.full((9, 9), number)))
+        notes = {"tile-01": {"title": "A field", "caption": "of wheat", "score": 0.5, "metric": "IoU"}}
+        put(pictures / "pictures.json", notes | {"legend": {"found": "#009e73", "bad": "url(javascript:1)"}})
+    page.open(write_report(folder, tmp_path / "report.html"))
+    heads = page.js("[...document.querySelectorAll('#gallery thead th')].map(h => h.textContent)")
+    assert heads == ["", "", "input", "truth", "prediction"]
+    rows = page.js("[...document.querySelectorAll('#gallery tbody tr')].map(r => r.innerText.replace(/\\s+/g, ' '))")
+    assert len(rows) == 2 * 3
+    assert rows[0].startswith("A field of wheat best test/iou 0.")
+    assert rows[0].endswith("IoU 0.50")
+    assert [row.split()[0] for row in rows[1:3]] == ["median", "worst"]
+    assert rows[3].startswith("tile-02 best")
+    assert "bad" not in page.js("document.querySelector('#pictures .legend').innerText")
+    assert page.js("document.querySelector('#pictures .legend').innerText") == "found"
+
+
+def test_an_axis_that_goes_with_another_is_told_once(tmp_path: Path) -> None:
+    folder = make_store(tmp_path, trials=24, failed=0, running=0, waiting=0, pictures=0)
+    plan = json.loads((folder / "plan.json").read_text())
+    for task in plan["tasks"]:
+        if task["params"]:
+            task["params"]["gpus"] = 4 if task["params"]["imagery"] == "img" else 1
+    next(step for step in plan["steps"] if step["name"] == "train")["axes"].append("gpus")
+    put(folder / "plan.json", plan)
+    text = write_report(folder, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "gpus goes with imagery." in text
+    assert "values of gpus" not in text
+    assert "gpus 4" not in text
+
+
 def test_pictures_are_embedded_once_and_stay_in_their_folder(tmp_path: Path) -> None:
     import numpy as np
 

@@ -9,7 +9,7 @@ from shoal.report.charts import effect_chart, interaction_chart, parallel_chart
 from shoal.report.charts_time import curve_chart, timeline_chart
 from shoal.report.curves import Curves
 from shoal.report.effects import Effect, Interaction, quantile
-from shoal.report.pictures import Pictures
+from shoal.report.pictures import INPUTS, Pictures
 from shoal.report.summary import value_digits
 from shoal.report.timeline import Timeline
 from shoal.report.trials import Trials
@@ -119,6 +119,9 @@ def pictures_json(pictures: Pictures) -> dict[str, Any]:
         "images": pictures.images,
         "samples": pictures.samples,
         "panels": pictures.panels,
+        "inputs": list(INPUTS),
+        "metric": pictures.metric,
+        "legend": pictures.legend,
         "shared": pictures.shared,
         "trials": {str(k): v for k, v in pictures.trials.items()},
         "scores": {str(k): v for k, v in pictures.scores.items()},

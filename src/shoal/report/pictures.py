@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import io
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ BUDGET, SIDE, SAMPLES = 9_000_000, 320, 12
 _KINDS = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 _FIRST = {"input": 0, "before": 0, "after": 1, "truth": 2, "prediction": 3}
 _LARGEST = 30_000_000
+_COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
+#: Panels of what a model is given and should say, not of what it says; and bytes from which a picture is made smaller.
+INPUTS, _LIGHT = ("input", "before", "after", "truth"), 30_000
 
 
 @dataclass
@@ -31,7 +35,8 @@ class Pictures:
 
     Attributes:
         images: key to data URI.
-        samples: ``{"name", "caption"}`` in the order in which they are shown.
+        samples: ``{"name", "title", "caption"}`` in the order in which they are shown.
+        metric: what the scores are; ``legend``: what is drawn, to its colour.
         shared: sample to panel to key, for panels that are the same in every trial shown.
         trials: position of a trial to sample to panel to key; ``scores``: to sample to number.
         roles: ``best``, ``median``, ``worst`` to the position of the trial.
@@ -44,6 +49,8 @@ class Pictures:
     shared: dict[str, dict[str, str]] = field(default_factory=dict)
     trials: dict[int, dict[str, dict[str, str]]] = field(default_factory=dict)
     scores: dict[int, dict[str, float]] = field(default_factory=dict)
+    metric: str = "score"
+    legend: dict[str, str] = field(default_factory=dict)
     roles: dict[str, int] = field(default_factory=dict)
     left_out: int = 0
 
@@ -118,18 +125,26 @@ def _sample_names(folders: dict[int, Path], wanted: list[int]) -> list[str]:
 
 
 def _describe(shown: Pictures, folders: dict[int, Path], wanted: list[int], names: list[str]) -> None:
-    captions: dict[str, str] = {}
+    texts: dict[str, dict[str, str]] = {"title": {}, "caption": {}}
     for i in wanted:
         notes: dict[str, Any] = read_json(folders[i] / "pictures.json") or {}
+        drawn = notes.get("legend")
+        if isinstance(drawn, dict):
+            colours = {str(what): c for what, c in drawn.items() if isinstance(c, str) and _COLOUR.fullmatch(c)}
+            shown.legend = colours | shown.legend
         for name in names:
             note = notes.get(name)
             if isinstance(note, dict):
                 score = note.get("score")
                 if isinstance(score, int | float) and not isinstance(score, bool):
                     shown.scores.setdefault(i, {})[name] = float(score)
-                if isinstance(note.get("caption"), str):
-                    captions.setdefault(name, note["caption"])
-    shown.samples = [{"name": n, "caption": captions.get(n, "")} for n in names]
+                    shown.metric = str(note.get("metric") or shown.metric)
+                for key, found in texts.items():
+                    if isinstance(note.get(key), str):
+                        found.setdefault(name, note[key])
+    shown.samples = [
+        {"name": n, "title": texts["title"].get(n) or n, "caption": texts["caption"].get(n, "")} for n in names
+    ]
 
 
 def _add(shown: Pictures, trial: int, folder: Path, names: list[str], room: int, *, sure: bool) -> int:
@@ -181,7 +196,7 @@ def _smaller(content: bytes, kind: str) -> tuple[bytes, str]:
     try:
         with Image.open(io.BytesIO(content)) as opened:
             image: Image.Image = opened
-            if max(image.size) <= SIDE and len(content) < 150_000:
+            if max(image.size) <= SIDE and len(content) < _LIGHT:
                 return content, kind
             # Masks keep hard edges and few colours; photographs are averaged.
             flat = image.mode in ("1", "P") or len(image.convert("RGB").getcolors(64) or ()) > 0
@@ -205,7 +220,7 @@ def _share(shown: Pictures) -> None:
     if len(shown.trials) < 2:
         for panels in shown.trials.values():
             for sample, found in panels.items():
-                for panel in [p for p in found if p in _FIRST and p != "prediction"]:
+                for panel in [p for p in found if p in INPUTS]:
                     shown.shared.setdefault(sample, {})[panel] = found.pop(panel)
         return
     for sample in (s["name"] for s in shown.samples):

@@ -192,44 +192,61 @@
     wanted.sort((a, b) => better(a, b));
     wanted.slice(0, 3).forEach((i) => shown.unshift({ role: "chosen", i }));
     if (!shown.length) Object.keys(pictures.trials).slice(0, 3).forEach((i) => shown.push({ role: "", i: Number(i) }));
-    const common = pictures.panels.filter((p) => pictures.samples.some((s) => pictures.shared[s.name]?.[p]));
+    const common = pictures.panels.filter((p) => pictures.inputs.includes(p) || pictures.samples.some((s) => pictures.shared[s.name]?.[p]));
     const own = shown.map(({ i }) => pictures.panels.filter((p) => !common.includes(p) && pictures.samples.some((s) => pictures.trials[i]?.[s.name]?.[p])));
-    const head = element("tr", {}, element("th"), ...common.map((p) => element("th", { scope: "col", text: p })));
-    shown.forEach(({ role, i }, k) => {
-      const value = trials.values[i];
-      const what = trials.label && value !== null ? `${trials.label} ${value.toFixed(trials.digits)}` : "";
-      head.append(element("th", { scope: "col", colspan: String(Math.max(1, own[k].length)) },
-        element("div", {}, [role, own[k].length === 1 ? own[k][0] : ""].filter(Boolean).join(": "),
-          element("small", { text: what }), element("small", { text: trials.names[i] }))));
-    });
     // Trials on other data have other samples: those that nobody here has are left out.
     const wantedSamples = pictures.samples.filter((s) => shown.some(({ i }) => pictures.trials[i]?.[s.name]));
-    const line = (sample, whose) => {
-      const alone = whose.length < shown.length ? [element("small", { text: trials.names[whose[0].i] })] : [];
-      const row = element("tr", {}, element("th", { scope: "row", text: sample.name }, ...alone, element("small", { text: sample.caption })));
+    // Where trials were given different pictures of a sample (other bands, a chip of their own choice), each has a line to itself.
+    const lines = wantedSamples.map((sample) => {
+      const having = shown.filter(({ i }) => pictures.trials[i]?.[sample.name]);
+      const differ = shown.length > 1 && having.some(({ i }) => common.some((p) => pictures.trials[i][sample.name][p]));
+      return { sample, groups: differ ? having.map((one) => [one]) : [shown] };
+    });
+    // If all have, nothing stands beside each other: predictions of all trials go into one column, and lines say whose they are.
+    const stacked = shown.length > 1 && lines.every(({ groups }) => groups[0].length === 1);
+    const facts = ({ role, i }) => {
+      const value = trials.values[i];
+      const what = trials.label && value !== null ? `${trials.label} ${value.toFixed(trials.digits)}` : "";
+      return { role, what, name: trials.names[i] };
+    };
+    const columns = stacked ? [{ of: shown, panels: pictures.panels.filter((p) => own.some((o) => o.includes(p))) }]
+      : shown.map((one, k) => ({ of: [one], panels: own[k] }));
+    const head = element("tr", {}, element("th"), ...(stacked ? [element("th")] : []), ...common.map((p) => element("th", { scope: "col", text: p })));
+    columns.forEach(({ of, panels }) => {
+      if (stacked) { panels.forEach((p) => head.append(element("th", { scope: "col", text: p }))); return; }
+      const { role, what, name } = facts(of[0]);
+      head.append(element("th", { scope: "col", colspan: String(Math.max(1, panels.length)) },
+        element("div", {}, [role, panels.length === 1 ? panels[0] : ""].filter(Boolean).join(": "),
+          element("small", { text: what }), element("small", { text: name }))));
+    });
+    const line = (sample, whose, first, count) => {
+      const row = element("tr");
+      const { role, what, name } = facts(whose[0]);
+      const alone = whose.length < shown.length;
+      if (!stacked) row.append(element("th", { scope: "row", text: sample.title }, ...(alone ? [element("small", { text: name })] : []), element("small", { text: sample.caption })));
+      else {
+        if (first) row.append(element("th", { scope: "rowgroup", rowspan: String(count), text: sample.title }, element("small", { text: sample.caption })));
+        row.append(element("th", { scope: "row", text: role }, element("small", { text: what }), element("small", { text: name })));
+      }
       common.forEach((p) => {
-        const key = pictures.shared[sample.name]?.[p] || (alone.length ? pictures.trials[whose[0].i][sample.name][p] : undefined);
-        row.append(element("td", {}, ...image(key, `${sample.name}, ${p}`)));
+        const key = pictures.shared[sample.name]?.[p] || (alone ? pictures.trials[whose[0].i][sample.name][p] : undefined);
+        row.append(element("td", {}, ...image(key, `${sample.title}, ${p}`)));
       });
-      shown.forEach((one, k) => {
-        own[k].forEach((p, first) => {
-          const key = whose.includes(one) && pictures.trials[one.i]?.[sample.name]?.[p];
+      columns.forEach(({ of, panels }) => {
+        const one = of.find((o) => whose.includes(o));
+        panels.forEach((p, place) => {
+          const key = one && pictures.trials[one.i]?.[sample.name]?.[p];
           if (!key) { row.append(element("td")); return; }
-          const judged = own[k].includes("prediction") ? p === "prediction" : first === 0;
+          const judged = panels.includes("prediction") ? p === "prediction" : place === 0;
           const score = judged ? pictures.scores[one.i]?.[sample.name] : undefined;
-          const caption = [own[k].length > 1 ? p : "", score === undefined ? "" : `score ${Number(score.toPrecision(4))}`].filter(Boolean).join(" ");
-          row.append(element("td", {}, element("figure", {}, ...image(key, `${sample.name}, ${p} of ${trials.names[one.i]}`), element("figcaption", { text: caption }))));
+          const caption = [panels.length > 1 && !stacked ? p : "", score === undefined ? "" : `${pictures.metric} ${score.toFixed(Math.abs(score) < 10 ? 2 : 0)}`].filter(Boolean).join(" ");
+          row.append(element("td", {}, element("figure", {}, ...image(key, `${sample.title}, ${p} of ${trials.names[one.i]}`), element("figcaption", { text: caption }))));
         });
-        if (!own[k].length) row.append(element("td"));
+        if (!panels.length) row.append(element("td"));
       });
       return row;
     };
-    // What a trial chose by itself (its best, its worst) has an input of its own: a line for each trial, in the same columns.
-    const chose = ({ i }, name) => common.some((p) => !pictures.shared[name]?.[p] && pictures.trials[i]?.[name]?.[p]);
-    const rows = wantedSamples.flatMap((sample) => {
-      const choosers = shown.filter((one) => chose(one, sample.name));
-      return choosers.length && shown.length > 1 ? choosers.map((one) => line(sample, [one])) : [line(sample, shown)];
-    });
+    const rows = lines.flatMap(({ sample, groups }) => groups.map((whose, k) => line(sample, whose, k === 0, groups.length)));
     $("gallery").replaceChildren(element("thead", {}, head), element("tbody", {}, ...rows));
     const asked = picked.size && ![...picked].some((i) => pictures.trials[i]);
     const roles = Object.keys(pictures.roles);

@@ -43,6 +43,8 @@ class Trials:
         step: the step whose tasks they are.
         ref: the objective, None when the study names none or it cannot be found (``trouble`` says why).
         values: the objective of each, None while missing, never NaN.
+        axes: those that vary; ``fixed``: the values of those that do not; ``followers``: axes that change with another alone, to
+            that one's name.
         index: task id to position.
     """
 
@@ -55,6 +57,7 @@ class Trials:
     names: list[str]
     axes: list[Axis]
     fixed: dict[str, str]
+    followers: dict[str, str] = field(default_factory=dict)
     trouble: str = ""
     index: dict[str, int] = field(default_factory=dict)
 
@@ -120,7 +123,7 @@ def find_trials(data: StudyData) -> Trials:
         value = metric_value(data, task, ref) if ref else None
         values.append(value if value is not None and math.isfinite(value) else None)
     varying = varying_axes(data, step)
-    axes = [_axis(name, tasks) for name in varying]
+    axes, followers = _leaders([_axis(name, tasks) for name in varying])
     fixed = {k: show_value(v) for t in tasks[:1] for k, v in t.params.items() if k not in varying}
     trials = Trials(
         step=step,
@@ -132,6 +135,7 @@ def find_trials(data: StudyData) -> Trials:
         names=[],
         axes=axes,
         fixed=fixed,
+        followers=followers,
         trouble=trouble,
         index={t.id: i for i, t in enumerate(tasks)},
     )
@@ -142,6 +146,18 @@ def find_trials(data: StudyData) -> Trials:
 def _last_step(data: StudyData) -> str:
     names = [s.name for s in data.steps.values() if not s.gate and data.of_step(s.name)]
     return names[-1] if names else ""
+
+
+def _leaders(axes: list[Axis]) -> tuple[list[Axis], dict[str, str]]:
+    """Leave out axes that say nothing new, such as GPUs that go with a size: each with the one whose values tell its own."""
+    kept: dict[tuple[int, ...], Axis] = {}
+    followers = {}
+    for axis in axes:
+        # Values are numbered as they appear, so axes that change together have the same numbers.
+        leader = kept.setdefault(tuple(axis.of), axis)
+        if leader is not axis:
+            followers[axis.name] = leader.name
+    return list(kept.values()), followers
 
 
 def _axis(name: str, tasks: list[Task]) -> Axis:

@@ -180,7 +180,7 @@ def chips_command(
 @app.command("synthetic")
 def synthetic_command(
     out: Annotated[Path, typer.Option(help="Folder for the world.")],
-    tiles: Annotated[int, typer.Option(help="How many, at most 8.")] = 4,
+    tiles: Annotated[int, typer.Option(help="How many, at most 8.")] = 5,
     size: TileSize = 600,
     seed: WorldSeed = 0,
 ) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,11 @@ from shoal_earth.rasters.masks import SCL
 from shoal_earth.rasters.output import write_polygons, write_text
 from shoal_earth.rasters.synthetic_safe import write_item, write_safe, zip_safe
 
-__all__ = ["World", "make_world"]
+__all__ = ["Weather", "World", "changeable", "make_world"]
 
 Array = np.ndarray[Any, Any]
+Weather = Callable[[int, int], tuple[float, bool]]
+"""Of an image, given as (tile, date), both from 0: its share of cloud, and whether it ends at the edge of the swath."""
 
 # Reflectance in percent of B01 to B12 (no B10) for each kind of ground; vegetation has a lush and a dry state.
 _BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
@@ -41,6 +43,11 @@ _SPECTRA = {
 _CLOUD = np.array((62, 64, 63, 64, 65, 66, 67, 68, 68, 40, 50, 42), np.float32) / 100
 _TILES = ("21LXF", "21LYF", "21LXG", "21LYG", "21LZF", "21LZG", "21LXH", "21LYH")
 _CRS = "EPSG:32721"
+
+
+def changeable(tile: int, date: int) -> tuple[float, bool]:
+    """From nearly clear to half covered, in turn, each tile starting with another; every third image ends at an edge."""
+    return (0.02, 0.10, 0.05, 0.18, 0.5)[(tile + date) % 5], (tile + date) % 3 == 2
 
 
 @dataclass(frozen=True)
@@ -78,8 +85,7 @@ def make_world(
     image: str = "jp2",
     gap: int = 0,
     zip_every: int = 0,
-    clouds: tuple[float, ...] = (0.02, 0.10, 0.05, 0.18, 0.5),
-    edges: Collection[tuple[int, int]] | None = None,
+    weather: Weather = changeable,
 ) -> World:
     """Generate a world; the same arguments give the same bytes.
 
@@ -94,8 +100,7 @@ def make_world(
         image: ``jp2`` (as Sentinel-2 comes) or ``tif``.
         gap: metres between tiles.
         zip_every: every so many-th product is a zip, and the catalogue offers no single bands of it; 0 for none.
-        clouds: shares of cloud that the images take in turn; each tile starts with another.
-        edges: which images end at the edge of the swath, as (tile, image), both from 0; by default every third.
+        weather: how cloudy each image is, and whether it is whole.
 
     Raises:
         UsageError: an argument makes no sense, or the folder is in use.
@@ -113,8 +118,7 @@ def make_world(
         all_tiles.append(tile)
         for index, day in enumerate(days):
             look = np.random.default_rng([seed, number, index])
-            cloudiness = clouds[(index + number) % len(clouds)]
-            edge = (index + number) % 3 == 2 if edges is None else (number, index) in edges
+            cloudiness, edge = weather(number, index)
             bands, classes = _seen(look, tile, day, cloudiness, edge=edge)
             baseline = "02.14" if day.year < 2020 else "04.00"
             path = write_safe(folder / "scenes", tile.name, tile.grid, day, baseline, bands, classes, image)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from shoal.errors import UsageError
-from shoal_earth.pictures import choose
+from shoal_earth.pictures import LEGEND, choose
+from shoal_earth.rasters.output import write_text
 from shoal_earth.segmentation.dataset import ChipExamples
 from shoal_earth.segmentation.metrics import confusion, scores, trivial_scores
 from shoal_earth.segmentation.models import load_model
@@ -56,7 +59,8 @@ def score_checkpoint(
         matrix = torch.zeros(len(names), len(names), dtype=torch.int64)
         shown = choose([examples.chip(i)["share"] for i in range(len(examples))], pictures)
         objects = Objects(examples.index.get("scenes", []))
-        captions = {}
+        notes: dict[str, object] = {}
+        scenes = {str(scene["name"]): scene for scene in examples.index.get("scenes", [])}
         with torch.no_grad():
             for images, labels, indices in examples.batches(batch_size):
                 inputs = images.to(here.device, memory_format=torch.channels_last)
@@ -75,14 +79,31 @@ def score_checkpoint(
                             dates=examples.index.get("dates", 1),
                         )
                         own = scores(confusion(prediction, truth, len(names)), names, "chip")
-                        captions[key] = {"score": round(own["chip/iou"], 4), "caption": f"IoU {own['chip/iou']:.2f}"}
+                        notes[key] = {
+                            **_described(chip, scenes.get(str(chip["scene"]), {})),
+                            "score": round(own["chip/iou"], 4),
+                            "metric": "IoU",
+                        }
     metrics = scores(matrix, names, split) | trivial_scores(matrix, names, f"{split}/trivial") | objects.finish(split)
     write_objects(Path(task.out) / "objects.csv", objects.found)
-    if captions:
-        path = Path(task.out) / "pictures" / "pictures.json"
-        path.write_text(json.dumps(captions, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    if notes:
+        notes["legend"] = LEGEND
+        write_text(Path(task.out) / "pictures" / "pictures.json", json.dumps(notes, indent=1) + "\n")
     task.log(metrics)
     return metrics
+
+
+def _described(chip: Mapping[str, Any], scene: Mapping[str, Any]) -> dict[str, str]:
+    """A title for people, of tile and days where the chips know them, and where in the scene the chip lies."""
+    days = scene.get("acquired") or []
+    days = [str(day)[:10] for day in ([days] if isinstance(days, str) else days)]
+    tile = scene.get("tile") or (str(scene.get("group", "")).partition("-")[0] if days else "")
+    title = " ".join(part for part in (str(tile), " to ".join(days)) if part)
+    caption = f"row {chip['row']}, column {chip['column']}"
+    group = str(scene.get("group") or "")
+    if title and group and tile not in group:
+        caption = f"{group}, {caption}"
+    return {"title": title or str(chip["scene"]), "caption": caption}
 
 
 def _same(meta: dict[str, object], examples: ChipExamples, checkpoint: Path, chips: Path) -> None:
