@@ -290,6 +290,32 @@ def test_an_axis_that_goes_with_another_is_told_once(tmp_path: Path) -> None:
     assert "gpus 4" not in text
 
 
+def test_validation_chooses_where_the_study_says_so(tmp_path: Path) -> None:
+    report = {"objective": {"metric": "test/iou", "goal": "max", "by": "train/val/iou"}}
+    folder = make_store(tmp_path, trials=12, seeds=1, failed=0, running=0, waiting=0, pictures=0, report=report)
+    tasks = {
+        step: {p: json.loads(p.read_text()) for p in (folder / step).glob("*/result.json")}
+        for step in ("train", "test")
+    }
+    best = max(tasks["test"].values(), key=lambda t: t["metrics"]["iou"])
+    path, chosen = next((p, t) for p, t in tasks["train"].items() if t["params"] != best["params"])
+    chosen["metrics"]["val/iou"] = 0.999
+    put(path, chosen)
+    shown = re.search(
+        r'class="outcome">(.*?)</p>', write_report(folder, tmp_path / "r.html").read_text(encoding="utf-8")
+    )
+    assert shown is not None
+    assert re.search(
+        r"was chosen, by train/val/iou 0\.\d+, and has test/iou 0\.\d+: rank \d+ of \d+, behind", shown[1]
+    ), shown[1]
+    report["objective"] |= {"by": "train/val/nothing"}
+    plan = json.loads((folder / "plan.json").read_text())
+    put(folder / "plan.json", {**plan, "report": report})
+    text = write_report(folder, tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "no task reports a metric" in text
+    assert "came out best" in text
+
+
 def test_pictures_are_embedded_once_and_stay_in_their_folder(tmp_path: Path) -> None:
     import numpy as np
 

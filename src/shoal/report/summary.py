@@ -53,6 +53,8 @@ def outcome(trials: Trials) -> tuple[str, str]:
         score += f" ± {statistics.stdev(found):.{digits}f} over {len(found)} seeds"
     if len(ranking) == 1:
         return f"{trials.label} is {score}.", ""
+    if trials.by is not None and (chosen := trials.chosen()) is not None:
+        return _chosen(trials, *chosen), ""
     text = f"{trials.configuration_name(members[0])} came out best, with {trials.label} {score}"
     other, second = ranking[1]
     gap = abs(mean - second)
@@ -65,6 +67,26 @@ def outcome(trials: Trials) -> tuple[str, str]:
     if spread is not None and gap < spread:
         doubt = f"That is less than the spread between seeds ({spread:.{digits}f}): take the two as equal."
     return text, doubt
+
+
+def _chosen(trials: Trials, members: list[int], by: float) -> str:
+    """What another metric chose, such as one of validation, and what the objective says of it."""
+    digits = value_digits(trials)
+    ranking = trials.configurations()
+    place = next((n for n, (group, _) in enumerate(ranking) if group[0] in members), None)
+    name = trials.configuration_name(members[0])
+    assert trials.by is not None
+    text = f"{name} was chosen, by {trials.by.label} {by:.{digits}f}"
+    if place is None:
+        return f"{text}; its {trials.label} is not there yet."
+    text += f", and has {trials.label} {ranking[place][1]:.{digits}f}: "
+    if place == 0:
+        return text + f"the {'highest' if trials.goal == 'max' else 'lowest'} of all."
+    other, best = ranking[0]
+    return (
+        text
+        + f"rank {place + 1} of {len(ranking)}, behind {trials.configuration_name(other[0])} with {best:.{digits}f}."
+    )
 
 
 def progress(trials: Trials) -> str:

@@ -46,6 +46,7 @@ class Trials:
         axes: those that vary; ``fixed``: the values of those that do not; ``followers``: axes that change with another alone, to
             that one's name.
         index: task id to position.
+        by, by_goal, by_values: the metric that chooses among them, where the study names one beside the objective.
     """
 
     step: str
@@ -60,6 +61,9 @@ class Trials:
     followers: dict[str, str] = field(default_factory=dict)
     trouble: str = ""
     index: dict[str, int] = field(default_factory=dict)
+    by: MetricRef | None = None
+    by_goal: str = "max"
+    by_values: list[float | None] = field(default_factory=list)
 
     @property
     def label(self) -> str:
@@ -74,13 +78,20 @@ class Trials:
 
     def configurations(self) -> list[tuple[list[int], float]]:
         """Return groups of trials that differ in nothing but ``seed``, with their means, best first."""
+        return self._ordered(self.values, self.goal)
+
+    def chosen(self) -> tuple[list[int], float] | None:
+        """Return the group of trials that the metric ``by`` chooses, with its mean; None without one."""
+        return next(iter(self._ordered(self.by_values, self.by_goal)), None)
+
+    def _ordered(self, values: list[float | None], goal: str) -> list[tuple[list[int], float]]:
         groups: dict[tuple[int, ...], list[int]] = {}
         axes = [a for a in self.axes if a.name != "seed"]
-        for i, value in enumerate(self.values):
+        for i, value in enumerate(values):
             if value is not None:
                 groups.setdefault(tuple(a.of[i] for a in axes), []).append(i)
-        means = [(g, statistics.fmean(v for i in g if (v := self.values[i]) is not None)) for g in groups.values()]
-        return sorted(means, key=lambda pair: -pair[1] if self.goal == "max" else pair[1])
+        means = [(g, statistics.fmean(v for i in g if (v := values[i]) is not None)) for g in groups.values()]
+        return sorted(means, key=lambda pair: -pair[1] if goal == "max" else pair[1])
 
     def configuration_name(self, trial: int) -> str:
         """Return a trial's name without its seed."""
@@ -116,12 +127,15 @@ def find_trials(data: StudyData) -> Trials:
         except ResultError as error:
             # Before anything has finished there is nothing to look for; that is no mistake.
             trouble = str(error) if known else ""
+    by: MetricRef | None = None
+    if ref is not None and objective is not None and objective.by is not None:
+        try:
+            by = find_metric(data, objective.by, known)
+        except ResultError as error:
+            trouble = str(error)
     step = ref.step if ref else _last_step(data)
     tasks = data.of_step(step)
-    values: list[float | None] = []
-    for task in tasks:
-        value = metric_value(data, task, ref) if ref else None
-        values.append(value if value is not None and math.isfinite(value) else None)
+    values = _finite(data, tasks, ref)
     varying = varying_axes(data, step)
     axes, followers = _leaders([_axis(name, tasks) for name in varying])
     fixed = {k: show_value(v) for t in tasks[:1] for k, v in t.params.items() if k not in varying}
@@ -137,10 +151,19 @@ def find_trials(data: StudyData) -> Trials:
         fixed=fixed,
         followers=followers,
         trouble=trouble,
+        by=by,
+        by_goal=objective.by_goal if objective else "max",
+        by_values=_finite(data, tasks, by),
         index={t.id: i for i, t in enumerate(tasks)},
     )
     trials.name_all()
     return trials
+
+
+def _finite(data: StudyData, tasks: list[Task], ref: MetricRef | None) -> list[float | None]:
+    """The metric of each task, None where it is missing or no number."""
+    values = (metric_value(data, task, ref) if ref else None for task in tasks)
+    return [value if value is not None and math.isfinite(value) else None for value in values]
 
 
 def _last_step(data: StudyData) -> str:

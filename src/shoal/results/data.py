@@ -214,10 +214,15 @@ class StepInfo:
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """What the study wants: a metric, and whether more (``max``) or less (``min``) of it is better."""
+    """What the study wants: a metric, and whether more (``max``) or less (``min``) of it is better.
+
+    ``by`` is the metric that chooses a trial, where the study names one beside the objective.
+    """
 
     metric: str
     goal: str = "max"
+    by: str | None = None
+    by_goal: str = "max"
 
 
 @dataclass
@@ -248,7 +253,9 @@ class StudyData:
         found = self.report.get("objective")
         if not isinstance(found, dict) or not found.get("metric"):
             return None
-        return Objective(str(found["metric"]), "min" if found.get("goal") == "min" else "max")
+        goal = "min" if found.get("goal") == "min" else "max"
+        by = str(found["by"]) if found.get("by") else None
+        return Objective(str(found["metric"]), goal, by, found.get("by_goal") or goal)
 
     def of_step(self, step: str) -> list[Task]:
         """Return the tasks of a step, in plan order."""

@@ -181,6 +181,15 @@ class Objective(FileModel):
 
     metric: f.Text = Field(description="The metric, by the name that the task logs it under.", examples=["test/iou"])
     goal: f.Goal = Field(description="Whether more of it is better, or less.", examples=["max"])
+    by: f.Text | None = Field(
+        None,
+        description="The metric that chooses the trial which the report names first, a validation metric. Without it the "
+        "objective chooses, which flatters where that is a test metric.",
+        examples=["best/val/iou"],
+    )
+    by_goal: f.Goal | None = Field(
+        None, description="Whether more of `by` is better; without it, as of the objective.", examples=["min"]
+    )
 
 
 class Best(FileModel):

@@ -59,6 +59,8 @@ def build_model(
 def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     """The model in a checkpoint of ``shoal-earth segmentation train``, ready to predict, and its ``meta``.
 
+    With ``metrics`` among it: what validation said of this state.
+
     Raises:
         UsageError: the file is missing, damaged, or holds another kind of model.
     """
@@ -73,4 +75,4 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()[:200]
         raise UsageError(f"{path}: its weights do not fit the model that it names: {reason}") from None
-    return model.eval(), meta
+    return model.eval(), {**meta, "metrics": state.get("metrics") or {}}

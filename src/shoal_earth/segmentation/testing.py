@@ -46,7 +46,8 @@ def score_checkpoint(
 
     Returns:
         The metrics that were logged: those of the model, and under ``<split>/trivial`` what a constant answer reaches;
-        and scores by object (see :mod:`shoal_earth.segmentation.objects`), which are listed in ``objects.csv``.
+        scores by object (see :mod:`shoal_earth.segmentation.objects`), which are listed in ``objects.csv``; and under
+        ``checkpoint`` what validation said of it in training.
     """
     task = current_task(out)
     with ranks(device) as here:
@@ -84,7 +85,11 @@ def score_checkpoint(
                             "score": round(own["chip/iou"], 4),
                             "metric": "IoU",
                         }
-    metrics = scores(matrix, names, split) | trivial_scores(matrix, names, f"{split}/trivial") | objects.finish(split)
+    # What validation said of this very state, so that a table can choose by it among all that were tested.
+    known = {f"checkpoint/{name}": float(value) for name, value in meta["metrics"].items()}
+    metrics = (
+        known | scores(matrix, names, split) | trivial_scores(matrix, names, f"{split}/trivial") | objects.finish(split)
+    )
     write_objects(Path(task.out) / "objects.csv", objects.found)
     if notes:
         notes["legend"] = LEGEND
