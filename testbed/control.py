@@ -208,6 +208,8 @@ def commands(place: Place, programs: Path, options: Options) -> dict[str, list[s
             "cluster-signing-key-file": pki / "ca.key",
             "node-monitor-grace-period": f"{options.node_grace}s",
             "terminated-pod-gc-threshold": 12500,
+            # A claim whose volume was not known yet when it came is looked at again only then; usually after 15 s.
+            "pvclaimbinder-sync-period": "1s",
             # A laptop's defaults (20 requests a second) would be what a test of a thousand Jobs measures.
             "kube-api-qps": 1000,
             "kube-api-burst": 2000,

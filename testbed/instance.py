@@ -275,7 +275,10 @@ class Testbed:
         spec = {**shared, "capacity": size, "hostPath": {"path": str(path)}, "claimRef": whose}
         wish = {**shared, "resources": {"requests": size}, "volumeName": volume}
         with contextlib.closing(self.api()) as api:
-            api.create("/api/v1/persistentvolumes", {"metadata": {"name": volume}, "spec": spec})
+            volumes = "/api/v1/persistentvolumes"
+            api.create(volumes, {"metadata": {"name": volume}, "spec": spec})
+            # A claim that comes before its volume is known waits for another round of the controller's.
+            _wait(lambda: api.get(f"{volumes}/{volume}")["status"].get("phase") == "Available", f"volume {volume}")
             claims = f"/api/v1/namespaces/{namespace}/persistentvolumeclaims"
             api.create(claims, {"metadata": {"name": name}, "spec": wish})
             _wait(lambda: api.get(f"{claims}/{name}")["status"].get("phase") == "Bound", f"claim {name}")

@@ -249,21 +249,28 @@ def test_a_second_runner_is_told_who_holds_the_study_and_stop_ends_it(shoal: Run
 
 
 def test_tasks_outlive_their_runner_and_are_adopted(shoal: Run, folder: Path) -> None:
-    (folder / "s.yaml").write_text("study: long\nsteps: {a: {matrix: {x: [1]}, run: 'sleep 8; echo done {x}'}}")
-    runner = subprocess.Popen([sys.executable, "-m", "shoal", "run", "s.yaml"], cwd=folder, stderr=subprocess.PIPE)
-    until(lambda: len(running(shoal)) == 1)
+    go = folder / "go"
+    waits = f"until test -e {go}; do sleep 0.05; done; echo done {{x}}"
+    (folder / "s.yaml").write_text(f"study: long\nsteps: {{a: {{matrix: {{x: [1]}}, run: '{waits}'}}}}")
+
+    def begin(*more: str) -> subprocess.Popen[bytes]:
+        with (folder / "said").open("wb") as said:
+            made = subprocess.Popen([sys.executable, "-m", "shoal", "run", "s.yaml", *more], cwd=folder, stderr=said)
+        until(lambda: len(running(shoal)) == 1, 60)
+        return made
+
+    runner = begin()
     runner.send_signal(signal.SIGHUP)  # what a closing terminal sends
-    _, said = runner.communicate(timeout=20)
-    assert b"1 task of this run goes on running" in said
+    runner.wait(60)
+    assert "1 task of this run goes on running" in (folder / "said").read_text()
     assert len(running(shoal)) == 1
-    assert "adopted 1" in shoal("run", "s.yaml").stderr
+    runner = begin()
+    until(lambda: "adopted 1" in (folder / "said").read_text(), 60)
+    go.touch()
+    assert runner.wait(60) == 0
     assert len(list((folder / "runs" / "long" / "a").glob("*/attempts/*"))) == 1
-    runner = subprocess.Popen(
-        [sys.executable, "-m", "shoal", "run", "s.yaml", "--set", "steps.a.matrix.x=[2]"],
-        cwd=folder,
-        stderr=subprocess.PIPE,
-    )
-    until(lambda: len(running(shoal)) == 1)
+    go.unlink()
+    runner = begin("--set", "steps.a.matrix.x=[2]")
     runner.kill()
     runner.wait()
     assert "1 running tasks stopped" in shoal("stop", "s.yaml").stdout

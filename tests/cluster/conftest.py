@@ -39,18 +39,7 @@ class Lab:
         self.admin = bed.api()
         self.client = Client(read_login([self.kubeconfig]))
         self.cluster()
-        self.claim("results", store or root / "claim")
-
-    def claim(self, name: str, place: Path) -> None:
-        """Make a claim that is a folder of the machine."""
-        volume = f"{self.namespace}-{name}"
-        common = {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteMany"], "storageClassName": ""}
-        spec = {**common, "hostPath": {"path": str(place)}, "claimRef": {"name": name, "namespace": self.namespace}}
-        self.admin.create("/api/v1/persistentvolumes", {"metadata": {"name": volume}, "spec": spec})
-        spec = {"accessModes": ["ReadWriteMany"], "storageClassName": "", "volumeName": volume}
-        spec["resources"] = {"requests": {"storage": "1Gi"}}  # type: ignore[assignment]
-        path = f"/api/v1/namespaces/{self.namespace}/persistentvolumeclaims"
-        self.admin.create(path, {"metadata": {"name": name}, "spec": spec})
+        bed.claim(self.namespace, "results", store or root / "claim")
 
     def cluster(self, more: str = "", store: str = "/shoal") -> None:
         """Write the cluster file."""
