@@ -1,7 +1,8 @@
 """Upstream's programs, built once from the modules that ``go.mod`` pins, and kept outside of the tree.
 
 kwok has a module file of its own, ``kwok.mod``: it does not compile with the Kubernetes libraries of ``go.mod``. CoreDNS has a
-module, ``coredns``: its usual program would bring the libraries of all clouds.
+module, ``coredns``: its usual program would bring the libraries of all clouds. Kueue has one, ``kueue``, and is built only when
+asked for.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ import tempfile
 import time
 from pathlib import Path
 
-__all__ = ["CONTROL_PLANE", "PROGRAMS", "BuildError", "binaries", "build", "kubernetes_version"]
+__all__ = [
+    "CONTROL_PLANE", "OPTIONAL", "PROGRAMS", "BuildError", "binaries", "build", "find_go", "kubernetes_version",
+    "optional_binaries",
+]  # fmt: skip
 
 HERE = Path(__file__).resolve().parent
 PROGRAMS = {
@@ -31,6 +35,8 @@ PROGRAMS = {
     "kwok": "sigs.k8s.io/kwok/cmd/kwok",
     "coredns": ".",
 }
+OPTIONAL = {"kueue": "sigs.k8s.io/kueue/cmd/kueue"}
+_OWN_MODULE = ("coredns", "kueue")
 CONTROL_PLANE = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "etcd")
 _MODULES = ("go.mod", "go.sum", "kwok.mod", "kwok.sum", "coredns/go.mod", "coredns/go.sum", "coredns/main.go")
 # Pure Go, without debug information, and with a collector that seldom runs: half the time and a third of the size.
@@ -58,28 +64,38 @@ def binaries() -> Path:
     if (given := os.environ.get("SHOAL_TESTBED_BIN")) is not None:
         return Path(given)
     made_of = [(HERE / name).read_text() for name in _MODULES]
-    digest = hashlib.sha256(json.dumps([made_of, _FLAGS, _linker_flags(), PROGRAMS]).encode()).hexdigest()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "shoal" / "testbed" / digest[:16]
+    return _cache() / _digest([made_of, _FLAGS, _linker_flags(), PROGRAMS])
+
+
+def optional_binaries(name: str) -> Path:
+    """The folder of a program that is built only when asked for; it may not be there."""
+    made_of = [(HERE / name / file).read_text() for file in ("go.mod", "go.sum")]
+    return _cache() / f"{name}-{_digest([made_of, _FLAGS, OPTIONAL[name]])}"
+
+
+def _digest(made_of: list[object]) -> str:
+    return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shoal" / "testbed"
 
 
 def build(programs: tuple[str, ...] = tuple(PROGRAMS), jobs: int | None = None) -> Path:
     """Build what is not there yet and return the folder; each program appears whole or not at all.
 
     Args:
-        programs: which ones.
+        programs: which ones, of `PROGRAMS`; or one of `OPTIONAL`, which has a folder of its own.
         jobs: how many compilers may run at once; default: one a core.
 
     Raises:
         BuildError: there is no Go, or it failed.
     """
-    folder = binaries()
+    folder = optional_binaries(programs[0]) if programs[0] in OPTIONAL else binaries()
     missing = [name for name in programs if not (folder / name).exists()]
     if not missing:
         return folder
-    go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
-    if go is None:
-        raise BuildError("the testbed is built with Go, and there is no go on the PATH: install Go 1.24 or newer")
+    go = find_go()
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -92,9 +108,21 @@ def build(programs: tuple[str, ...] = tuple(PROGRAMS), jobs: int | None = None) 
     return folder
 
 
+def find_go() -> str:
+    """The Go to build with.
+
+    Raises:
+        BuildError: there is none.
+    """
+    go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
+    if go is None:
+        raise BuildError("the testbed is built with Go, and there is no go on the PATH: install Go 1.24 or newer")
+    return go
+
+
 def _groups(names: list[str]) -> list[list[str]]:
     """What is built by one call: as much as can be, but for etcd, whose main package is not called so, and other modules."""
-    together = [name for name in names if name not in ("etcd", "kwok", "coredns")]
+    together = [name for name in names if name not in ("etcd", "kwok", *_OWN_MODULE)]
     return [group for group in (together, *([name] for name in names if name not in together)) if group]
 
 
@@ -113,8 +141,8 @@ def _run(go: str, names: list[str], into: Path, jobs: int | None) -> None:
     begin = time.monotonic()
     print(f"testbed: building {', '.join(names)}", file=sys.stderr, flush=True)
     done = subprocess.run(
-        [*command, *(PROGRAMS[name] for name in names)],
-        cwd=HERE / "coredns" if names == ["coredns"] else HERE,
+        [*command, *({**PROGRAMS, **OPTIONAL}[name] for name in names)],
+        cwd=HERE / names[0] if names[0] in _OWN_MODULE else HERE,
         env={**os.environ, **_ENVIRONMENT},
         check=False,
     )

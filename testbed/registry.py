@@ -18,7 +18,7 @@ from testbed.processes import alive, this_process
 __all__ = ["FACTS", "TestbedError", "abandoned", "find", "instances", "locked", "new"]
 
 FACTS = "instance.json"
-_PORTS = ("apiserver", "etcd", "peer", "kwok", "kubelet", "names")
+_PORTS = ("apiserver", "etcd", "peer", "kwok", "kubelet", "names", "kueue", "kueue-health")
 _NETWORKS = 64
 
 

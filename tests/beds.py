@@ -19,11 +19,11 @@ from needs import require
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the testbed is no part of what is installed
 
-from testbed import Testbed, binaries
+from testbed import Testbed, binaries, queueing
 from testbed.binaries import CONTROL_PLANE
 from testbed.real import lacking
 
-__all__ = ["Outside", "bed", "cluster", "real_bed"]
+__all__ = ["Outside", "bed", "cluster", "queue_bed", "real_bed"]
 
 FAKE_NODES = 20
 _BUILD = "`make testbed` builds one, with Go"
@@ -54,6 +54,18 @@ def real_bed() -> Iterator[Testbed]:
         yield Testbed.open(name)
         return
     with Testbed.start(real_node=True) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def queue_bed() -> Iterator[Testbed]:
+    """A testbed with fake nodes and Kueue."""
+    require("cluster", _built("kwok"), f"the testbed's programs are not built: {_BUILD}")
+    require(
+        "kueue", queueing.built(), "Kueue is not built: `python -m testbed build kueue` builds it, with Go, in minutes"
+    )
+    with Testbed.start(nodes=2) as made:
+        queueing.start(made)
         yield made
 
 

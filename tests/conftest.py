@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from beds import bed, cluster, real_bed  # noqa: F401  (fixtures for all)
+from beds import bed, cluster, queue_bed, real_bed  # noqa: F401  (fixtures for all)
 from needs import require
 
 # How long an example takes says more about the machine than about the code.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 
-import pytest
 import yaml
 
 from shoal.executors.kubernetes.client import CONFIG_MAPS, JOBS, PODS
@@ -154,16 +153,19 @@ def test_why_a_task_waits_is_said(lab: Lab) -> None:
     assert record["started"] is None
 
 
-@pytest.mark.slow
 def test_a_quota_delays_and_does_not_fail(lab: Lab) -> None:
-    lab.study(
-        "study: pond\nsteps: {train: {run: 'train {n} {fake_seconds}', matrix: {n: [1, 2, 3], fake_seconds: [2]}, "
-        "resources: {gpu: 1, shm: 64Mi}}}\n"
-    )
     quota = {"metadata": {"name": "few"}, "spec": {"hard": {"requests.nvidia.com/gpu": "1"}}}
     lab.admin.create(f"/api/v1/namespaces/{lab.namespace}/resourcequotas", quota)
     until(lambda: lab.admin.get(f"/api/v1/namespaces/{lab.namespace}/resourcequotas/few")["status"])
+    container = {"name": "c", "image": "example.org/task:1", "resources": {"limits": {"nvidia.com/gpu": "1"}}}
+    meta = {"name": "colleague", "annotations": {"fake.testbed/end": "never"}}
+    spec = {"restartPolicy": "Never", "containers": [container]}
+    lab.client.create({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec})
+    lab.study("study: pond\nsteps: {train: {run: 'train {n}', matrix: {n: [1, 2]}, resources: {gpu: 1, shm: 64Mi}}}\n")
     runner = lab.begin("run", "s.yaml", "--on", "lab")
     said = until(lambda: next((one["waiting"] for one in lab.status()["tasks"] if one["waiting"]), None))
     assert "No quota is left" in said
-    assert runner.wait(200) == 0
+    assert lab.counts() == {"waiting": 2}
+    lab.client.delete(PODS, "colleague", grace=0)
+    assert runner.wait(100) == 0
+    assert all(one["outcome"] == "succeeded" for one in lab.records("attempt.json").values())

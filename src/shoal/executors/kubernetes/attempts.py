@@ -17,6 +17,7 @@ from shoal.agent import agent
 from shoal.clusters.schema import Cluster
 from shoal.errors import ShoalError, StoreError
 from shoal.executors.contract import AttemptKey, AttemptSpec, Ended, Failure, Note, Resources, Started, StopReason
+from shoal.executors.kubernetes import queued
 from shoal.executors.kubernetes.attempt import Attempt, asked_to_end, overruled
 from shoal.executors.kubernetes.choose import Chooser
 from shoal.executors.kubernetes.mirror import Mirror
@@ -343,6 +344,9 @@ class Attempts:
                 self._mirror.use(attempt.folder, told.answer)
         elif told.about == "events" and told.answer:
             self._patience.say(attempt.key, Failure(FailureClass.UNSCHEDULABLE, str(told.answer)))
+        elif told.about == "queue" and told.answer:
+            for key, why in queued.reasons(self.all.items(), told.answer, self._cluster.queue):
+                self._patience.say(key, why)
 
     def _end(self, attempt: Attempt, pod: PodSeen | None, failure: Failure | None, log: bytes | None = None) -> None:
         try:
@@ -392,5 +396,10 @@ class Attempts:
         if given_up is not None and attempt.given_up is None:
             attempt.given_up = given_up
             self._submitter.remove([key], now=True)
-        elif self._patience.curious(now) and attempt.view.job is not None and not attempt.view.pods:
-            self._submitter.ask(key, "events", self._patience.why_no_pod(attempt.view.job.name))
+            return
+        job = attempt.view.job
+        if self._patience.curious(now) and job is not None and not attempt.view.pods:
+            if job.suspended and self._cluster.queue is not None:
+                self._submitter.ask(key, "queue", queued.read_pending)
+            else:
+                self._submitter.ask(key, "events", self._patience.why_no_pod(job.name))

@@ -110,8 +110,9 @@ class Patience:
             why = pod.waiting or why
         if why is None:
             if view.job is not None and view.job.suspended and age > _QUIET:
-                what = f"in the queue {queue}" if queue else "because its Job is suspended"
-                self.say(key, Failure(FailureClass.UNSCHEDULABLE, f"It waits {what}."))
+                said = f"It waits in the queue {queue}" if queue else "It waits because its Job is suspended"
+                if key not in self._why or not self._why[key].message.startswith(said):
+                    self.say(key, Failure(FailureClass.UNSCHEDULABLE, f"{said}."))
             self._since.pop(key, None)
             return None
         if age > _QUIET:
