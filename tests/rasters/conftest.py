@@ -6,13 +6,17 @@ import re
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from shoal_earth.rasters.composites import composite
 from shoal_earth.rasters.download import Access
+from shoal_earth.rasters.grids import Pixels
+from shoal_earth.rasters.normalise import Fitter, Scale
+from shoal_earth.rasters.opening import read_scene
 from shoal_earth.rasters.synthetic import World, make_world
 
 QUICK = Access(connect=2, read=2, attempts=3, wait=0.01, longest_wait=0.05, patience=0.3, slowest=1000, parallel=3)
@@ -31,6 +35,19 @@ def safes(fixtures: Path) -> dict[str, Path]:
     found = sorted((fixtures / "safe" / "stactools_downsampled").glob("*.SAFE"))
     assert len(found) == 3
     return {re.search(r"_T(\w{5})_", path.name).group(1): path for path in found}
+
+
+def fitted(paths: Sequence[Path], kind: str, method: str = "iqr") -> Scale:
+    """A scale of whole scenes."""
+    scenes: dict[str, Pixels] = {}
+    for path in paths:
+        with read_scene(path) as scene:
+            scenes[scene.name] = composite(scene, kind)
+    fitter = Fitter(kind, len(next(iter(scenes.values())).values))
+    for name, pixels in scenes.items():
+        fitter.add(pixels)
+        fitter.scenes.append(name)
+    return fitter.fit(method)
 
 
 class Server:

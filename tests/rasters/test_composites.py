@@ -1,4 +1,4 @@
-"""Composites by hand, masks, filters, and scales fitted on training scenes alone."""
+"""Composites by hand, masks, filters, and scales."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ from shoal_earth.rasters.composites import COMPOSITES, composite, write_composit
 from shoal_earth.rasters.filters import Rules, measure, sift
 from shoal_earth.rasters.grids import Pixels
 from shoal_earth.rasters.masks import HIDDEN, mask
-from shoal_earth.rasters.normalise import Fitter, Scale, fit_scale, stretch
+from shoal_earth.rasters.normalise import Fitter, Scale, stretch
 from shoal_earth.rasters.opening import read_scene
 from shoal_earth.rasters.statistics import normalise
 from shoal_earth.rasters.synthetic import World
+
+from .conftest import fitted
 
 
 def raster(path: Path, values: np.ndarray, **more: Any) -> Path:
@@ -101,7 +103,6 @@ import resource, sys, rasterio
 from pathlib import Path
 from shoal_earth.rasters.composites import write_composite
 from shoal_earth.rasters.filters import measure
-from shoal_earth.rasters.normalise import fit_scale
 from shoal_earth.rasters.opening import read_scene
 
 folder, peaks = Path(sys.argv[1]), []
@@ -116,10 +117,6 @@ with rasterio.Env(GDAL_CACHEMAX=16):
         with read_scene(path) as scene:
             write_composite(scene, "ndvi", folder / "out.tif")
             measure(scene)
-        try:
-            fit_scale([path], "red+nir")
-        except ValueError:
-            pass
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 print(*peaks)
 """
@@ -240,14 +237,9 @@ def test_percentiles_and_reflectance() -> None:
         Fitter("rgb", 3).fit("iqr")
 
 
-def test_the_scale_knows_training_scenes_alone(world: World, tmp_path: Path) -> None:
-    training, test = world.scenes[:3], world.scenes[3]
-    scale = fit_scale(training, "ngb")
-    assert scale.scenes == [path.stem for path in training]
-    whole = fit_scale([*training, test], "ngb")
-    assert whole.bands != scale.bands, "this test scene would have changed it"
-    with pytest.raises(UsageError, match="no training scene"):
-        fit_scale([], "ngb")
+def test_a_saved_scale_is_read_again_and_a_damaged_one_refused(world: World, tmp_path: Path) -> None:
+    scale = fitted(world.scenes[:3], "ngb")
+    assert scale.scenes == [path.stem for path in world.scenes[:3]]
     scale.save(tmp_path / "scale.json")
     assert Scale.load(tmp_path / "scale.json") == scale
     (tmp_path / "scale.json").write_text((tmp_path / "scale.json").read_text()[:50])

@@ -17,7 +17,6 @@ from shoal_earth.rasters.cutting import CutRules, Layer, cut_layers
 from shoal_earth.rasters.dated_labels import scene_labels
 from shoal_earth.rasters.labels import read_polygons
 from shoal_earth.rasters.masks import HIDDEN
-from shoal_earth.rasters.normalise import fit_scale
 from shoal_earth.rasters.opening import read_scene
 from shoal_earth.rasters.predict import NOTHING, CompositeSource
 from shoal_earth.rasters.statistics import normalise
@@ -25,6 +24,8 @@ from shoal_earth.rasters.synthetic import World, make_world
 from shoal_earth.segmentation.dataset import ChipExamples
 from shoal_earth.segmentation.models import build_model, load_model
 from shoal_earth.training.checkpoint import save_checkpoint
+
+from .conftest import fitted
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -35,7 +36,7 @@ def trial(tmp_path_factory: pytest.TempPathFactory, world: World) -> tuple[Path,
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = build_model("unet", "tu-resnet10t", bands=3, classes=2, depth=3, width=16).eval()
-    scale = fit_scale(world.scenes[:2], "ngb").bands
+    scale = fitted(world.scenes[:2], "ngb").bands
     meta = {"kind": "segmentation", "model": "unet", "encoder": "tu-resnet10t", "bands": 3, "depth": 3, "width": 16}
     meta |= {"classes": ["background", "burnt"], "scale": scale, "size": 64, "resolution": None}
     folder = tmp_path_factory.mktemp("trial")

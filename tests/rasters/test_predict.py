@@ -17,11 +17,12 @@ from rasterio.windows import Window
 
 from shoal.errors import UsageError
 from shoal_earth.rasters.grids import Grid, Pixels
-from shoal_earth.rasters.normalise import fit_scale
 from shoal_earth.rasters.opening import read_scene
 from shoal_earth.rasters.polygons import hectares
 from shoal_earth.rasters.predict import NOTHING, CompositeSource, PairSource, predict_scene
 from shoal_earth.rasters.synthetic import World
+
+from .conftest import fitted
 
 
 class Array:
@@ -204,7 +205,7 @@ def test_a_crs_without_a_code(tmp_path: Path, fixtures: Path) -> None:
 
 
 def test_a_scene_of_the_generated_world_becomes_a_map(world: World, tmp_path: Path) -> None:
-    scale = fit_scale(world.scenes[:2], "ndvi", "reflectance")
+    scale = fitted(world.scenes[:2], "ndvi", "reflectance")
     with read_scene(world.scenes[0]) as scene:
         source = CompositeSource(scene, "ndvi", scene.grid(["red", "nir"]), scale.unit)
         made = predict_scene(source, pixelwise, tmp_path, size=64, overlap=16, name="green")

@@ -13,7 +13,7 @@ Methods:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,11 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import UsageError
-from shoal_earth.rasters.composites import composite, recipe
 from shoal_earth.rasters.grids import Pixels, in_steps
-from shoal_earth.rasters.opening import read_scene
 from shoal_earth.rasters.output import write_text
 from shoal_earth.rasters.statistics import BandStatistics
 
-__all__ = ["METHODS", "Fitter", "Scale", "fit_scale", "step_of", "stretch"]
+__all__ = ["METHODS", "Fitter", "Scale", "step_of", "stretch"]
 
 METHODS = ("iqr", "percentile", "reflectance", "chip")
 # Reflectance is counted in steps of 1/10,000, the products' own: exact, and small whatever the number of scenes.
@@ -153,43 +151,6 @@ class Fitter:
         mean = float(np.average(unit, weights=counts))
         spread = float(np.sqrt(np.average((unit - mean) ** 2, weights=counts)))
         return {"low": float(bottom), "high": float(top), "mean": mean, "std": max(spread, 1e-6)}
-
-
-def fit_scale(
-    paths: Iterable[Path | str],
-    kind: str,
-    method: str = "iqr",
-    *,
-    low: float = 1.0,
-    high: float = 99.0,
-    resolution: float | None = None,
-) -> Scale:
-    """Fit a scale on training scenes, window by window.
-
-    Args:
-        paths: training scenes, and no others.
-        kind: composite, as in :func:`composites.composite`.
-        method: one of :data:`METHODS`.
-        low: percentile of ``percentile``'s lower end.
-        high: and of its upper.
-        resolution: pixel size to read at.
-
-    Raises:
-        UsageError: a scene cannot be read, there is none, or none has a valid pixel.
-    """
-    fitter: Fitter | None = None
-    for path in paths:
-        with read_scene(path) as scene:
-            grid = scene.grid(recipe(kind).bands, resolution)
-            for window in grid.windows(1024):
-                pixels = composite(scene, kind, window, grid)
-                fitter = fitter or Fitter(kind, len(pixels.values))
-                fitter.add(pixels)
-            if fitter is not None:
-                fitter.scenes.append(scene.name)
-    if fitter is None:
-        raise UsageError("there is no training scene to take statistics from")
-    return fitter.fit(method, low, high)
 
 
 def stretch(pixels: Pixels, low: float = 1.0, high: float = 99.0, *, bands: Sequence[int] | None = None) -> Pixels:
