@@ -156,6 +156,7 @@ def test_the_whole_way_by_the_command_line(places: tuple[Path, Path], tmp_path: 
     notes = json.loads((tested / "pictures" / "pictures.json").read_text())
     assert {"its-best-image", "its-median-image", "its-worst-image"} < notes.keys()
     assert notes["its-best-image"]["score"] >= notes["its-worst-image"]["score"]
+    assert set(notes.pop("legend")) >= {"truth", "found", "missed", "wrong"}
     for name in notes:
         for panel in ("input", "truth", "prediction"):
             assert min(Image.open(tested / "pictures" / name / f"{panel}.png").size) >= 96

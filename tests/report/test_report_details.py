@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ REPORT = {
     ],
     "scatter": [SCATTER, {"x": "test/nothing"}],
 }
+CLASSES = ["Military Fighter/Interceptor/Attack of the longer kind", *(f"class {n}" for n in range(9))]
 AXES = {"model": ["unet", "fpn", "deeplabv3plus"], "imagery": ["img", "tci"]}
 
 
@@ -47,7 +49,7 @@ def store(tmp_path: Path) -> Path:
         tmp_path, trials=12, axes=AXES, report=REPORT, failed=0, running=0, waiting=0, preempted=0, pictures=1
     )
     for number, task in enumerate(sorted(folder.glob("test/*/out"))):
-        lines = {name: [[x / 10, 1 - x / (12 + number)] for x in range(11)] for name in ("all", "plane")}
+        lines = {name: [[x / 10, 1 - x / (12 + number)] for x in range(11)] for name in ("all", *CLASSES)}
         curves = {"Precision over recall": {"x": "recall", "y": "precision", "lines": lines}, EVIL: {"lines": 3}}
         rows = [["plane", number, 0.5], [EVIL, 12, None], ["short row"]]
         tables = {
@@ -70,7 +72,10 @@ def test_two_metrics_against_each_other_and_what_the_best_trial_left(tmp_path: P
     assert "Cost of quality" in text
     assert "test/iou over test/loss" in text
     assert "no task reports a metric" in text
-    assert js("document.querySelectorAll('#detail-curves svg .mark-line path').length") == 2
+    assert js("document.querySelectorAll('#detail-curves .chart svg .mark-line path').length") == 11
+    legend = js("[...document.querySelectorAll('#detail-curves .key')].map(k => [k.innerText, k.innerHTML])")
+    assert [name for name, _ in legend] == ["all", *CLASSES], "whole, however long"
+    assert len({look.replace(name, "") for name, look in legend}) == 11, "each line has its own look"
     rows = js(
         "[...document.querySelectorAll('#detail-tables tbody tr')].map(r => [...r.cells].map(c => c.textContent))"
     )
@@ -81,6 +86,29 @@ def test_two_metrics_against_each_other_and_what_the_best_trial_left(tmp_path: P
     js("new Promise(r => setTimeout(r, 300))")
     assert js("document.getElementById('detail-who').textContent") != first
     assert not js("window.pwned")
+    assert page.complaints == []
+
+
+def test_names_of_points_stand_apart_and_the_foremost_is_among_them(tmp_path: Path, page: Page) -> None:
+    axes = {"model": [f"detector-{n}" for n in range(20)], "imagery": ["img", "tci", "ndvi"]}
+    folder = make_store(tmp_path, trials=60, axes=axes, report=REPORT, failed=0, running=0, waiting=0, preempted=0)
+    for width in (1200, 420):
+        page.open(write_report(folder, tmp_path / "report.html"), width=width)
+        rows = page.js(
+            "[...document.querySelectorAll('[data-chart=\"scatter-0\"] .mark-text text')]"
+            ".filter(t => t.getAttribute('opacity') !== '0').map(t => [t.textContent, t.getBoundingClientRect()])"
+            ".map(([n, r]) => [n, r.left, r.top, r.right, r.bottom])"
+        )
+        assert 5 < len(rows) <= 60
+        # A pixel is allowed: a line of text has some room of its own above and below.
+        crossing = [
+            (one[0], two[0])
+            for one, two in combinations(rows, 2)
+            if min(one[3], two[3]) - max(one[1], two[1]) > 1 and min(one[4], two[4]) - max(one[2], two[2]) > 3
+        ]
+        assert crossing == []
+        best = page.js("document.querySelector('#list tbody tr').cells[0].textContent")
+        assert best in {name for name, *_ in rows}
     assert page.complaints == []
 
 

@@ -305,11 +305,30 @@
     }
     return spec;
   }
+  /* Names beside their points, as many as find room, the most wanted first: Vega can place them, Vega-Lite has no word for it. */
+  function placeNames(spec) {
+    const points = spec.marks.find((m) => m.type === "symbol");
+    const names = spec.marks.find((m) => m.type === "text");
+    if (!points || !names) return spec;
+    const { fontSize, fill, limit } = names.encode.update;
+    names.from = { data: points.name };
+    names.encode = { update: {
+      fontSize, fill, limit, text: { field: "datum.s" },
+      fillOpacity: [{ test: "any && picked[datum.datum.t] !== 1", value: 0.08 }, { value: 0.9 }],
+    } };
+    names.transform = [{
+      type: "label", size: { signal: "[max(1, width), max(1, height)]" }, padding: 2, offset: [5, 5, 5, 5, 4, 4, 4, 4],
+      anchor: ["right", "left", "top", "bottom", "top-right", "bottom-right", "top-left", "bottom-left"],
+      sort: { field: "datum.datum.p", order: "ascending" },
+    }];
+    return spec;
+  }
   async function draw(place, name = place.dataset.chart, spec = data.charts[name]) {
     if (!spec) return;
     try {
       const made = await vegaEmbed(place, fill(spec, name), {
         actions: false, ast: true, logLevel: 1, renderer: "svg", defaultStyle: false, config, tooltip: { disableDefaultStyle: true },
+        patch: name.startsWith("scatter-") ? placeNames : undefined,
       });
       const entry = { view: made.view, kind: name.startsWith("curve:") ? "curve" : name };
       views.push(entry);
@@ -355,7 +374,10 @@
     $("detail-tables").replaceChildren(...own[i].tables.flatMap(detailTable));
     for (let k = views.length - 1; k >= 0; k--) if (views[k].kind === "detail") views.splice(k, 1)[0].view.finalize();
     const places = own[i].curves.map((curve) => element("div", { class: "chart", role: "img", "aria-label": `${curve.title} of ${trials.names[i]}` }));
-    $("detail-curves").replaceChildren(...places);
+    const keys = data.charts.detail && data.charts.detail.encoding;
+    $("detail-curves").replaceChildren(...own[i].curves.map((curve, k) => element("figure", {}, places[k],
+      element("figcaption", { class: "legend" }, ...(curve.lines.length > 1 ? curve.lines : []).map(([name], n) => key(name,
+        keys.color.scale.range[n % keys.color.scale.range.length], keys.strokeDash.scale.range[n % keys.strokeDash.scale.range.length]))))));
     for (const [k, curve] of own[i].curves.entries()) {
       const spec = JSON.parse(JSON.stringify(data.charts.detail));
       spec.title = { text: curve.title };
@@ -364,6 +386,14 @@
       spec.data.values = curve.lines.flatMap(([name, xs, ys]) => xs.map((x, k) => ({ x, y: ys[k], k, c: name })));
       await draw(places[k], "detail", spec);
     }
+  }
+  function key(name, colour, dash) {
+    const swatch = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    const line = document.createElementNS("http://www.w3.org/2000/svg", "line");
+    for (const [a, v] of Object.entries({ width: 26, height: 8, "aria-hidden": "true" })) swatch.setAttribute(a, v);
+    for (const [a, v] of Object.entries({ x1: 0, x2: 26, y1: 4, y2: 4, stroke: colour, "stroke-dasharray": dash.join(" ") })) line.setAttribute(a, v);
+    swatch.append(line);
+    return element("span", { class: "key" }, swatch, name);
   }
   function detailTable(table) {
     const digits = table.columns.map((_, c) => {

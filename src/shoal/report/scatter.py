@@ -14,8 +14,8 @@ from shoal.results.metrics import find_metric, metric_value
 __all__ = ["Scatter", "collect_scatters", "detail_chart"]
 
 _SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left"]
-# Beyond, names would lie on each other.
-_NAMED = 60
+# Beyond, a name beside a point could not be told from the next one's.
+_NAMED = 400
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,37 @@ def _scatter(data: StudyData, trials: Trials, asked: dict[str, Any]) -> Scatter:
         }
         for i in known
     ]
+    named = label is not None and len(known) <= _NAMED
+    down = upwards == trials.label and trials.goal == "min"
+    for row, wanted in zip(rows, _wanted(rows, down), strict=True):
+        row["p"] = wanted
     caption = f"{upwards} over {across}, a point a trial"
     caption += f", {colour.name} by colour and shape." if colour else "."
-    return Scatter(
-        title, caption, _chart(rows, across, upwards, factors, colour, len(known) <= _NAMED and label is not None)
-    )
+    caption += f" The {label.name} stands beside where there is room, the foremost first." if named and label else ""
+    return Scatter(title, caption, _chart(rows, across, upwards, factors, colour, named))
+
+
+def _wanted(rows: list[dict[str, Any]], down: bool) -> list[int]:
+    """In which order points are named where there is no room for all, from 0.
+
+    First those that no other beats (a lower ``x`` may be the better one, or a higher), then the best of each name, then by ``y``.
+    """
+    good = [-row["y"] if down else row["y"] for row in rows]
+    places = sorted(range(len(rows)), key=lambda k: (-good[k], k))
+    foremost: set[int] = set()
+    for side in (1, -1):
+        furthest = math.inf
+        for k in places:
+            if side * rows[k]["x"] < furthest:
+                furthest = side * rows[k]["x"]
+                foremost.add(k)
+    best: dict[str, int] = {}
+    for k in places:
+        best.setdefault(rows[k]["s"], k)
+    first = set(best.values())
+    order = sorted(places, key=lambda k: (k not in foremost, k not in first))
+    rank = {k: place for place, k in enumerate(order)}
+    return [rank[k] for k in range(len(rows))]
 
 
 def _finite(data: StudyData, trials: Trials, name: str) -> list[float | None]:
@@ -112,14 +138,16 @@ def _chart(
         points["shape"] = place | {"scale": {"domain": shown, "range": _SHAPES[: len(shown)]}, "legend": legend}
     layers: list[Spec] = [{"mark": {"type": "point", "filled": True}, "encoding": points}]
     if names:
-        text = {"type": "text", "align": "left", "dx": 8, "fontSize": 10.5, "color": INK, "limit": 110}
-        opacity = {"condition": {"test": FADED, "value": 0.08}, "value": 0.9}
-        layers.append({"mark": text, "encoding": {"x": x, "y": y, "text": {"field": "s"}, "opacity": opacity}})
+        # The page has Vega place them (report.js, placeNames): Vega-Lite would write them over each other.
+        text = {"type": "text", "fontSize": 10.5, "color": INK, "limit": 240}
+        layers.append({"mark": text, "encoding": {"x": x, "y": y, "text": {"field": "s"}}})
     return spec(height=320, params=PICKED, data={"values": rows}, layer=layers)
 
 
 def detail_chart() -> Spec:
-    """Lines of one trial; the page fills in points, names and titles."""
+    """Lines of one trial; the page fills in points, names and titles, and writes the legend, where long names have room."""
+    # Twice the eight colours, the second time with other dashes.
+    colours, dashes = CATEGORIES * 2, DASHES + DASHES[1:] + DASHES[:1]
     line = {"field": "c", "type": "nominal", "sort": None}
     x = {"field": "x", "type": "quantitative", "scale": {"nice": True}, "axis": axis("", tickCount=5)}
     y = {"field": "y", "type": "quantitative", "scale": {"nice": True}, "axis": axis("", tickCount=5, grid=True)}
@@ -127,9 +155,8 @@ def detail_chart() -> Spec:
         "x": x,
         "y": y,
         "order": {"field": "k", "type": "quantitative"},
-        "color": line
-        | {"scale": {"range": CATEGORIES}, "legend": {"title": None, "orient": "right", "symbolType": "stroke"}},
-        "strokeDash": line | {"scale": {"range": DASHES}, "legend": {"title": None}},
+        "color": line | {"scale": {"range": colours}, "legend": None},
+        "strokeDash": line | {"scale": {"range": dashes}, "legend": None},
         "tooltip": [{"field": "c", "title": "line"}, {"field": "x"}, {"field": "y"}],
     }
     return spec(

@@ -45,6 +45,8 @@ def draw_boxes(
     if scale > 1:
         picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(picture)
+    # A report shows a picture as small as 170 pixels: a line must still be one there.
+    thick = max(2, round(max(picture.size) / 128))
     for number, (box, label) in enumerate(zip(boxes, labels, strict=True)):
         # Steps of the golden ratio: neighbouring classes get colours far apart.
         red, green, blue = colorsys.hsv_to_rgb(label * 0.618 % 1, 0.9, 1)
@@ -52,7 +54,7 @@ def draw_boxes(
         corners = [float(value) * scale for value in box]
         corners[2], corners[3] = max(corners[2] - 1, corners[0]), max(corners[3] - 1, corners[1])
         faint = difficult is not None and bool(difficult[number])
-        draw.rectangle(corners, outline=colour, width=1 if faint else 2)
+        draw.rectangle(corners, outline=colour, width=1 if faint else thick)
         if not faint and colours is None:
             text = names[label] if scores is None else f"{names[label]} {scores[number]:.2f}"
             place = (corners[0] + 2, max(corners[1] - 11, 0))

@@ -14,7 +14,7 @@ from shoal_earth.detection.drawing import draw_boxes
 from shoal_earth.detection.evaluate import as_truth
 from shoal_earth.detection.matching import match
 from shoal_earth.detection.shards import DetectionChips
-from shoal_earth.pictures import COLOURS, choose
+from shoal_earth.pictures import COLOURS, LEGEND, choose
 from shoal_earth.rasters.output import write_text
 
 __all__ = ["draw_answers"]
@@ -73,11 +73,12 @@ def draw_answers(
         places = dict(zip(_EXTREMES, (0, len(ranked) // 2, len(ranked) - 1), strict=True))
         samples |= {name: ranked[place] for name, place in places.items()}
         captions |= _EXTREMES
-    notes = {}
+    ignored = "#{:02x}{:02x}{:02x}".format(*_IGNORED)
+    notes: dict[str, Any] = {"legend": LEGEND | {"difficult or shown in part, counts neither way": ignored}}
     for name, number in samples.items():
         _draw(folder / name.replace(" ", "-"), chips, number, objects[number], found[number], max_detections)
-        score = {"score": round(f1[number], 4)} if number in f1 else {}
-        notes[name.replace(" ", "-")] = {**score, "caption": captions[name]}
+        score = {"score": round(f1[number], 4), "metric": "F1"} if number in f1 else {}
+        notes[name.replace(" ", "-")] = {**score, "title": name, "caption": captions[name]}
     write_text(folder / "pictures.json", json.dumps(notes, indent=1, sort_keys=True) + "\n")
 
 
