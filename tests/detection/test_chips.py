@@ -23,10 +23,11 @@ from PIL import Image as Picture
 from shoal.errors import ShoalError, UsageError
 from shoal_earth.ahead import ahead
 from shoal_earth.detection import imagery
-from shoal_earth.detection.chips import BOX, ChipRules, starts
+from shoal_earth.detection.chips import BOX, ChipRules
+from shoal_earth.detection.decoding import Buffers
 from shoal_earth.detection.findings import Findings
 from shoal_earth.detection.form import Boxes, Image
-from shoal_earth.detection.imagery import ImageError, Source, quiet, to_rgb
+from shoal_earth.detection.imagery import ImageError, Source, quiet, starts, to_rgb
 from shoal_earth.detection.prepare import prepare
 from shoal_earth.detection.shards import DetectionChips, ImageShards
 from shoal_earth.detection.splits import SplitRules, split_images
@@ -132,10 +133,10 @@ def test_every_image_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
         opened[path] += 1
         original_init(self, path, *rest)
 
-    def window(self: Source, left: int, top: int, width: int, height: int) -> Any:
+    def window(self: Source, left: int, top: int, width: int, height: int, *rest: Any) -> Any:
         rows[self.path] += range(top, top + height)
         assert (left, width) == (0, self.width)
-        return original_window(self, left, top, width, height)
+        return original_window(self, left, top, width, height, *rest)
 
     monkeypatch.setattr(Source, "__init__", init)
     monkeypatch.setattr(Source, "window", window)
@@ -496,7 +497,7 @@ def test_working_ahead_stops_when_nobody_asks_any_more() -> None:
 
 
 @pytest.mark.parametrize("whole", [0, 2**30])
-@pytest.mark.parametrize("harm", ["cut 10", "cut 400", "cut 3000", "flip"])
+@pytest.mark.parametrize("harm", ["cut 10", "cut 400", "cut 3000", "flip", "hole"])
 def test_damaged_pngs_are_never_taken_for_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: int, harm: str
 ) -> None:
@@ -505,12 +506,47 @@ def test_damaged_pngs_are_never_taken_for_whole(
     data = bytearray(path.read_bytes())
     if harm == "flip":
         data[len(data) // 2] ^= 1
+    elif harm == "hole":
+        del data[3000:4000]  # and the end mark is where it should be
     else:
         del data[-int(harm.split()[1]) :]
     path.write_bytes(bytes(data))
     with quiet(), pytest.raises(ImageError), Source(path) as source:
         for _ in source.strips(16, starts(48, 16, 0)):
             pass
+
+
+def test_what_stands_behind_the_end_of_a_png_is_no_damage(tmp_path: Path) -> None:
+    path = write_png(tmp_path / "a.png")
+    with quiet(), Source(path) as source:
+        expected = source.rows(0, 48)
+    path.write_bytes(path.read_bytes() + b"made by a camera")
+    with quiet(), Source(path) as source:
+        np.testing.assert_array_equal(source.rows(0, 48), expected)
+
+
+def test_memory_of_cut_images_is_used_again_and_changes_no_chip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images of growing and shrinking sizes, of 8 and 16 bits, one of them damaged."""
+    folder = tmp_path / "in"
+    for number, (width, height, mode) in enumerate(
+        [(90, 70, "RGB"), (200, 150, "RGB"), (64, 96, "I;16"), (64, 64, "RGB"), (96, 200, "L"), (200, 150, "RGB")]
+    ):
+        write_dota(
+            folder, {f"P{number}": [quad(5, 5, 40, 40), quad(20, 30, 60, 60)]}, width=width, height=height, mode=mode
+        )
+    truncate(folder / "images" / "P3.png")
+    taken: list[int] = []
+    original = Buffers.take
+    monkeypatch.setattr(Buffers, "take", lambda self, *size: (taken.append(len(self._free)), original(self, *size))[1])
+    prepare("dota", folder, tmp_path / "a", ChipRules(32, 8), ALL_TRAIN)
+    assert len(taken) == 6
+    assert sum(held > 0 for held in taken) >= 2, "what was cut makes room for what comes"
+    monkeypatch.setattr(Buffers, "give", lambda self, array: None)
+    prepare("dota", folder, tmp_path / "b", ChipRules(32, 8), ALL_TRAIN)
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 
 
 def test_a_header_that_promises_the_moon_does_not_take_the_memory(

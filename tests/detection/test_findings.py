@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.errors import ShoalError, UsageError
-from shoal_earth.detection.chips import ChipRules, starts
+from shoal_earth.detection.chips import ChipRules
 from shoal_earth.detection.findings import NOTES, REASONS, Findings
 from shoal_earth.detection.form import Dataset
+from shoal_earth.detection.imagery import starts
 from shoal_earth.detection.prepare import prepare
 from shoal_earth.detection.readers import read_dataset
 from shoal_earth.detection.splits import SplitRules

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,17 @@ import numpy as np
 
 from shoal.errors import UsageError
 from shoal_earth.ahead import ahead
+from shoal_earth.detection.decoding import Buffers, Part, Pixels, decode
 from shoal_earth.detection.findings import Findings
 from shoal_earth.detection.form import Dataset, Image
-from shoal_earth.detection.imagery import ImageError, Source, options, quiet
+from shoal_earth.detection.imagery import ImageError, quiet, starts
 from shoal_earth.detection.shards import ImageShards
 from shoal_earth.detection.splits import SplitRules, split_images
 from shoal_earth.rasters.output import write_error
 from shoal_earth.rasters.split import SPLITS
 from shoal_earth.rasters.statistics import BandStatistics
 
-__all__ = ["BOX", "ChipRules", "add_valid", "cut_chips", "pixel_range", "starts"]
+__all__ = ["BOX", "ChipRules", "add_valid", "cut_chips", "pixel_range"]
 
 Array = np.ndarray[Any, Any]
 
@@ -73,18 +74,20 @@ class ChipRules:
             )
 
 
-def starts(length: int, size: int, overlap: int) -> list[int]:
-    """First pixels of the windows that cover a length; the last is moved back to end with it."""
-    if length <= size:
-        return [0]
-    return [*range(0, length - size, size - overlap), length - size]
-
-
 @dataclass
-class _Pieces:
-    """What became of the boxes of one image."""
+class _Cut:
+    """An image while it is cut, and what became of its boxes.
 
-    best: Array  # of each box: 0 no piece, 1 too small everywhere, 2 kept
+    ``first``: number of its first object; ``best``: of each box 0 for no piece, 1 for too small everywhere, 2 for kept;
+    ``by_class``: pieces that are objects of a chip; ``counts``: chips and pieces by what became of them.
+    """
+
+    image: Image
+    number: int
+    split: str
+    first: int
+    best: Array
+    by_class: Array
     counts: Counter[str]
 
 
@@ -131,35 +134,34 @@ def _cut_all(
     findings = dataset.findings
     splits = split_images(dataset.images, split, findings)
     writer = ImageShards(out, shard_bytes=rules.shard_mib * 2**20)
+    buffers = Buffers()
     facts: list[dict[str, Any]] = []
-    first = 0
     tally = {name: {"images": 0, "chips": 0, "objects": 0} for name in SPLITS}
     classes = {name: np.zeros(len(dataset.classes), np.int64) for name in SPLITS}
     # Decoding goes ahead in a thread while chips are written.
-    with quiet(), ahead(_decode(dataset.images, rules)) as decoded:
+    decoding = decode(dataset.images, rules.size, rules.overlap, rules.bands, buffers)
+    with quiet(), ahead(decoding) as decoded:
         meanwhile()
+        cutter = _Cutter(rules, len(dataset.classes), decoded, buffers, writer)
         for number, (image, name) in enumerate(zip(dataset.images, splits, strict=True)):
             findings.read("decoded images")
             findings.read("boxes", len(image.boxes))
             before = len(writer.chips)
             writer.begin()
             try:
-                own, pieces, found = _cut_one(image, decoded, number, first, len(dataset.classes), name, rules, writer)
+                shown, own = cutter.cut(image, number, name)
             except ImageError as error:
                 writer.take_back()
                 _lost(findings, image, str(error), rules)
-                own = None
+                facts.append({"name": image.name, "split": None, **_facts(image)})
             else:
-                _account(findings, image, pieces, found, len(writer.chips) - before, rules)
+                _account(findings, own, len(writer.chips) - before)
                 tally[name]["images"] += 1
                 tally[name]["chips"] += len(writer.chips) - before
-                tally[name]["objects"] += int(found.sum())
-                classes[name] += found
+                tally[name]["objects"] += int(own.by_class.sum())
+                classes[name] += own.by_class
                 writer.end()
-            first += len(image.boxes)
-            facts.append(
-                {"name": image.name, "split": name if own is not None else None, **_facts(image), **(own or {})}
-            )
+                facts.append({"name": image.name, "split": name, **_facts(image), **shown})
     findings.check()
     if not tally["train"]["chips"]:
         told = "\n".join(findings.lines())
@@ -179,97 +181,87 @@ def _cut_all(
     return {**tally, "classes": by_class}
 
 
-@dataclass(frozen=True)
-class _Pixels:
-    """What there is to know of an image's pixels before the first strip of them."""
+class _Cutter:
+    """Cuts images in the order in which they are decoded.
 
-    bands: list[int]
-    count: int
-    dtype: str
-    nodata: float | None
+    Args:
+        rules: how.
+        classes: how many there are.
+        decoded: parts of the images, see :func:`decoding.decode`.
+        buffers: where the parts' memory goes back to.
+        writer: takes the chips.
+    """
 
+    def __init__(
+        self,
+        rules: ChipRules,
+        classes: int,
+        decoded: Iterator[Part | ImageError],
+        buffers: Buffers,
+        writer: ImageShards,
+    ) -> None:
+        self.rules, self.classes, self.decoded, self.buffers, self.writer = rules, classes, decoded, buffers, writer
+        self._objects = 0  # of the images before
 
-@dataclass(frozen=True)
-class _Part:
-    """What is decoded in one go: strips with their first rows, of a small image all of them."""
+    def cut(self, image: Image, number: int, split: str) -> tuple[dict[str, Any], _Cut]:
+        """Cut the next image; gives what there is to say of its pixels, and what became of its boxes.
 
-    pixels: _Pixels
-    strips: list[tuple[int, Array]]
-    last: bool = False
+        Raises:
+            ImageError: it cannot be decoded to its end.
+        """
+        empty = np.zeros(len(image.boxes), np.int8), np.zeros(self.classes, np.int64), Counter[str]()
+        own = _Cut(image, number, split, self._objects, *empty)
+        self._objects += len(image.boxes)
+        pixels: Pixels | None = None
+        statistics, seen = None, 0
+        for part in self.decoded:
+            if isinstance(part, ImageError):
+                raise part
+            if pixels is None:
+                pixels = part.pixels
+                statistics = None if pixels.dtype == "uint8" else BandStatistics(pixels.count, pixels.dtype)
+            for top, strip in part.strips:
+                if statistics is not None:
+                    add_valid(statistics, strip[:, max(seen - top, 0) :], pixels.nodata)
+                    seen = top + strip.shape[1]
+                self._cut_strip(own, top, strip)
+            if part.memory is not None:
+                self.buffers.give(part.memory)
+            if part.last:
+                break
+        assert pixels is not None
+        low, high = pixel_range(statistics)
+        return {"bands": pixels.bands, "dtype": pixels.dtype, "low": low, "high": high}, own
 
-
-def _decode(images: Sequence[Image], rules: ChipRules) -> Generator[_Part | ImageError, None, None]:
-    """Of each image its parts, up to the last one or to an error."""
-    with options():
-        for image in images:
-            try:
-                with Source(image.path, rules.bands) as source:
-                    if (source.width, source.height) != (image.width, image.height):
-                        raise ImageError("has another size than when its labels were read")
-                    pixels = _Pixels(source.bands, source.count, source.dtype, source.nodata)
-                    strips = source.strips(rules.size, starts(image.height, rules.size, rules.overlap))
-                    # As one item, so that the next image is decoded while all of this one is cut.
-                    if source.whole:
-                        yield _Part(pixels, list(strips), last=True)
-                    else:
-                        yield from (_Part(pixels, [strip]) for strip in strips)
-                        yield _Part(pixels, [], last=True)
-            except ImageError as error:
-                yield error
-
-
-def _cut_one(
-    image: Image,
-    decoded: Iterator[_Part | ImageError],
-    number: int,
-    first: int,
-    classes: int,
-    split: str,
-    rules: ChipRules,
-    writer: ImageShards,
-) -> tuple[dict[str, Any], _Pieces, Array]:
-    """Cut one image; gives what there is to say of its pixels, what became of its boxes, and pieces by class."""
-    size = rules.size
-    tops, lefts = (starts(length, size, rules.overlap) for length in (image.height, image.width))
-    pieces = _Pieces(np.zeros(len(image.boxes), np.int8), Counter(chips=len(tops) * len(lefts)))
-    stem = re.sub(r"[^A-Za-z0-9_-]+", "_", Path(image.name).stem)[:48]
-    found = np.zeros(classes, np.int64)
-    pixels, statistics, seen = None, None, 0
-    for part in decoded:
-        if isinstance(part, ImageError):
-            raise part
-        if pixels is None:
-            pixels = part.pixels
-            statistics = None if pixels.dtype == "uint8" else BandStatistics(pixels.count, pixels.dtype)
-        for top, strip in part.strips:
-            if statistics is not None:
-                add_valid(statistics, strip[:, max(seen - top, 0) :], pixels.nodata)
-                seen = top + strip.shape[1]
-            near = np.flatnonzero((image.boxes.xyxy[:, 1] < top + size) & (image.boxes.xyxy[:, 3] > top))
-            for left in lefts:
-                rows = _pieces(image, near, left, top, first, rules, pieces)
-                if not len(rows) and not rules.keep_empty:
-                    pieces.counts["empty"] += 1
-                    continue
-                shown = strip[:, :, left : left + size]
-                high, wide = shown.shape[1:]
-                if (high, wide) != (size, size):
-                    shown = np.pad(shown, ((0, 0), (0, size - high), (0, size - wide)))
-                key = f"{number:06d}-{stem}-{top:06d}-{left:06d}"
-                place = {"image_number": number, "row": top, "column": left, "height": high, "width": wide}
-                writer.add(split, key, {"image": shown, "boxes": rows}, **place, objects=len(rows))
-                found += np.bincount(rows["label"], minlength=classes)
-        if part.last:
-            break
-    assert pixels is not None
-    low, high_end = pixel_range(statistics)
-    own: dict[str, Any] = {"bands": pixels.bands, "dtype": pixels.dtype, "low": low, "high": high_end}
-    return own, pieces, found
+    def _cut_strip(self, own: _Cut, top: int, strip: Array) -> None:
+        """A row of chips."""
+        rules, size, boxes = self.rules, self.rules.size, own.image.boxes.xyxy
+        near = np.flatnonzero((boxes[:, 1] < top + size) & (boxes[:, 3] > top))
+        for left in starts(own.image.width, size, rules.overlap):
+            own.counts["chips"] += 1
+            rows = _pieces(own, near, left, top, rules)
+            if not len(rows) and not rules.keep_empty:
+                own.counts["empty"] += 1
+                continue
+            shown = strip[:, :, left : left + size]
+            high, wide = shown.shape[1:]
+            if (high, wide) != (size, size):
+                shown = np.pad(shown, ((0, 0), (0, size - high), (0, size - wide)))
+            place = {"image_number": own.number, "row": top, "column": left, "height": high, "width": wide}
+            key = f"{own.number:06d}-{_stem(own.image.name)}-{top:06d}-{left:06d}"
+            self.writer.add(own.split, key, {"image": shown, "boxes": rows}, **place, objects=len(rows))
+            own.by_class += np.bincount(rows["label"], minlength=self.classes)
 
 
-def _pieces(image: Image, near: Array, left: int, top: int, first: int, rules: ChipRules, pieces: _Pieces) -> Array:
+def _stem(name: str) -> str:
+    """An image's name as part of a key, without what WebDataset or a file system could take amiss."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", Path(name).stem)[:48]
+
+
+def _pieces(own: _Cut, near: Array, left: int, top: int, rules: ChipRules) -> Array:
     """The objects of one chip, of the boxes that may touch it."""
-    size, boxes = rules.size, image.boxes.xyxy[near]
+    image, size, counts = own.image, rules.size, own.counts
+    boxes = image.boxes.xyxy[near]
     corner = np.array([left, top, left, top], np.float64)
     inner = np.clip(boxes - corner, 0, size)
     wide, high = inner[:, 2] - inner[:, 0], inner[:, 3] - inner[:, 1]
@@ -279,25 +271,24 @@ def _pieces(image: Image, near: Array, left: int, top: int, first: int, rules: C
     # A box that is wholly inside must count as such whatever its numbers are rounded to.
     visible = touched & (share >= rules.min_visible - 1e-9)
     kept = visible & (np.minimum(wide, high) >= rules.min_side)
-    counts = pieces.counts
     counts["pieces"] += int(touched.sum())
     counts["kept"] += int(kept.sum())
     counts["cut"] += int((touched & ~visible).sum())
     counts["too small"] += int((visible & ~kept).sum())
     unclear = kept & (share < rules.clear_visible - 1e-9)
     counts["unclear"] += int(unclear.sum())
-    pieces.best[near[visible]] = np.maximum(pieces.best[near[visible]], 1)
-    pieces.best[near[kept]] = 2
+    own.best[near[visible]] = np.maximum(own.best[near[visible]], 1)
+    own.best[near[kept]] = 2
     chosen = near[kept]
     rows = np.zeros(len(chosen), BOX)
     rows["box"], rows["visible"] = inner[kept], np.minimum(share[kept], 1)
-    rows["label"], rows["object"] = image.boxes.classes[chosen], first + chosen
+    rows["label"], rows["object"] = image.boxes.classes[chosen], own.first + chosen
     rows["difficult"], rows["crowd"] = image.boxes.difficult[chosen] | unclear[kept], image.boxes.crowd[chosen]
     return rows
 
 
-def _account(findings: Findings, image: Image, pieces: _Pieces, found: Array, chips: int, rules: ChipRules) -> None:
-    counts = pieces.counts
+def _account(findings: Findings, own: _Cut, chips: int) -> None:
+    image, counts = own.image, own.counts
     findings.keep("decoded images")
     findings.read("chips", counts["chips"])
     findings.keep("chips", chips)
@@ -307,14 +298,14 @@ def _account(findings: Findings, image: Image, pieces: _Pieces, found: Array, ch
     for reason in ("cut", "too small"):
         findings.count_skip("pieces", reason, counts[reason])
     findings.note("pieces", "shown in part", number=counts["unclear"])
-    findings.keep("boxes", int((pieces.best == 2).sum()))
+    findings.keep("boxes", int((own.best == 2).sum()))
     for code, reason in ((0, "cut everywhere"), (1, "too small")):
-        for box in np.flatnonzero(pieces.best == code):
+        for box in np.flatnonzero(own.best == code):
             left, top, right, bottom = image.boxes.xyxy[box]
             findings.skip(
                 "boxes", reason, image.where(int(box)), f"{image.name}: {right - left:g} x {bottom - top:g} pixels"
             )
-    assert counts["kept"] == int(found.sum())
+    assert counts["kept"] == int(own.by_class.sum())
 
 
 def _lost(findings: Findings, image: Image, why: str, rules: ChipRules) -> None:

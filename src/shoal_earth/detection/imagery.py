@@ -7,6 +7,7 @@ first. Transparency is no band, palettes become colours. Pixels keep their type;
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from rasterio.windows import Window
 from shoal.errors import UsageError
 from shoal_earth.rasters.grids import reason
 
-__all__ = ["EXTENSIONS", "ImageError", "Probe", "Source", "on_map", "options", "probe", "quiet", "to_rgb"]
+__all__ = ["EXTENSIONS", "ImageError", "Probe", "Source", "on_map", "options", "probe", "quiet", "starts", "to_rgb"]
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".jp2", ".bmp")
 # By what a file begins with, since names lie. All hold their pixels themselves; a VRT, say, could name files elsewhere.
@@ -60,6 +61,13 @@ class ImageError(Exception):
 def options() -> Any:
     """GDAL's options for images; they hold for one thread."""
     return rasterio.Env(**_OPTIONS)
+
+
+def starts(length: int, size: int, overlap: int) -> list[int]:
+    """First pixels of the windows that cover a length; the last is moved back to end with it."""
+    if length <= size:
+        return [0]
+    return [*range(0, length - size, size - overlap), length - size]
 
 
 @contextmanager
@@ -114,14 +122,14 @@ def _open(path: Path) -> Any:
 
 
 def _png_is_whole(path: Path) -> bool:
-    """Whether a PNG reaches its end mark. GDAL fills what is missing of a cut one, and says nothing."""
-    with path.open("rb") as file:
-        file.seek(8)
-        while len(head := file.read(8)) == 8:
+    """Whether a PNG reaches its end mark, from chunk to chunk. GDAL fills what is missing of a cut one, and says nothing."""
+    with path.open("rb", buffering=0) as file:
+        at = 8
+        while len(head := os.pread(file.fileno(), 8, at)) == 8:
             if head[4:] == b"IEND":
                 return True
             # Contents, and their checksum, which GDAL looks at.
-            file.seek(int.from_bytes(head[:4], "big") + 4, 1)
+            at += 8 + int.from_bytes(head[:4], "big") + 4
     return False
 
 
@@ -150,9 +158,9 @@ class Source:
     def __init__(self, path: Path, bands: Sequence[int] | None = None) -> None:
         self.path = path
         self._file = _open(path)
-        if self._file.driver == "PNG" and not _png_is_whole(path):
-            self._file.close()
-            raise ImageError("the file ends early")
+        # Looked at after the first read. Before it, chips of the last image are still cut in another thread, and each of the many
+        # small reads would wait for the interpreter.
+        self._may_be_cut = self._file.driver == "PNG"
         self.width, self.height = int(self._file.width), int(self._file.height)
         self.nodata = self._file.nodata
         self._palette: Array | None = None
@@ -184,54 +192,57 @@ class Source:
         self.count = 3 if self._palette is not None else len(self.bands)
         self.dtype = str(np.dtype("uint8") if self._palette is not None else np.dtype(self._file.dtypes[0]))
 
-    def rows(self, top: int, bottom: int) -> Array:
-        """Rows ``top`` to ``bottom - 1``, shape (bands, rows, width).
+    def rows(self, top: int, bottom: int, into: Array | None = None) -> Array:
+        """Rows ``top`` to ``bottom - 1``, shape (bands, rows, width); written to ``into`` if that is given.
 
         Raises:
             ImageError: the file is damaged or ends there.
         """
-        return self.window(0, top, self.width, bottom - top)
+        return self.window(0, top, self.width, bottom - top, into)
 
-    def window(self, left: int, top: int, width: int, height: int) -> Array:
+    def window(self, left: int, top: int, width: int, height: int, into: Array | None = None) -> Array:
         """A window, shape (bands, height, width); see :meth:`rows`."""
+        out = into if self._palette is None else None
         try:
-            values = self._file.read(self.bands, window=Window(left, top, width, height))
+            values: Array = self._file.read(self.bands, window=Window(left, top, width, height), out=out)
         except (RasterioError, OSError) as error:
             raise ImageError(reason(error).replace(str(self.path), self.path.name)) from None
-        if self._palette is not None:
-            coloured: Array = self._palette[values[0]].transpose(2, 0, 1)
-            return coloured
-        result: Array = values
-        return result
+        if self._may_be_cut and not _png_is_whole(self.path):
+            raise ImageError("the file ends early")
+        self._may_be_cut = False
+        if self._palette is None:
+            return values
+        coloured: Array = self._palette[values[0]].transpose(2, 0, 1)
+        return coloured
 
     @property
     def whole(self) -> bool:
         """Whether it is small enough to be read in one go."""
         return self.width * self.height * self.count * np.dtype(self.dtype).itemsize <= WHOLE_BYTES
 
-    def strips(self, size: int, starts: Sequence[int]) -> Iterator[tuple[int, Array]]:
-        """For each start its ``size`` rows (fewer if the image has fewer); every row is read once, all of them in the end.
+    def strips(self, size: int, tops: Sequence[int], into: Array | None = None) -> Iterator[tuple[int, Array]]:
+        """From each of ``tops`` on ``size`` rows (fewer if the image has fewer); every row is read once, all of them in the end.
 
-        An image of up to ``WHOLE_BYTES`` is read in one go, which some formats decode much faster; of a larger one no more than
-        two strips are held.
+        An image of up to ``WHOLE_BYTES`` is read in one go, which some formats decode much faster, and into memory that is
+        given, if it is; of a larger one no more than two strips are held.
         """
         row = self.width * self.count * np.dtype(self.dtype).itemsize
         if row * min(size, self.height) > STRIP_BYTES:
             raise ImageError(f"is {self.width} pixels wide: {size} rows of it would take {row * size / 2**30:.0f} GiB")
         if self.whole:
-            whole = self.rows(0, self.height)
-            yield from ((start, whole[:, start : start + size]) for start in starts)
+            whole = self.rows(0, self.height, into)
+            yield from ((top, whole[:, top : top + size]) for top in tops)
             return
         held = np.empty((self.count, 0, self.width), self.dtype)
         bottom = 0
-        for start in starts:
-            end = min(start + size, self.height)
+        for top in tops:
+            end = min(top + size, self.height)
             if end > bottom:
                 more = self.rows(bottom, end)
-                keep = max(0, bottom - start)
+                keep = max(0, bottom - top)
                 held = np.concatenate([held[:, held.shape[1] - keep :], more], 1) if keep else more
                 bottom = end
-            yield start, held[:, -(end - start) :]
+            yield top, held[:, -(end - top) :]
         if bottom < self.height:
             self.rows(bottom, self.height)
 

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import UsageError
-from shoal_earth.detection.chips import starts
-from shoal_earth.detection.imagery import ImageError, Source, on_map, probe, quiet, to_rgb
+from shoal_earth.detection.imagery import ImageError, Source, on_map, probe, quiet, starts, to_rgb
 from shoal_earth.rasters.output import write_polygons, write_text
 
 __all__ = ["Found", "Model", "merge", "predict_image", "to_map", "write_geojson", "write_geopackage"]

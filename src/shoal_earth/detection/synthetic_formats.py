@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from shoal.errors import UsageError
-from shoal_earth.detection.chips import starts
-from shoal_earth.detection.imagery import on_map
+from shoal_earth.detection.imagery import on_map, starts
 from shoal_earth.detection.readers.coco import ROLES
 from shoal_earth.detection.readers.xview import TYPES
 from shoal_earth.detection.synthetic import Scene, make_scene

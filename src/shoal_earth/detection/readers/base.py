@@ -16,6 +16,7 @@ from shoal_earth.detection.imagery import EXTENSIONS, ImageError, Probe, probe
 __all__ = ["Collector", "Open", "find_images", "first_there", "inside", "is_there", "number", "text_lines"]
 
 Box = tuple[float, float, float, float]
+_NOTHING: Box = (0.0, 0.0, 0.0, 0.0)
 
 
 @dataclass
@@ -142,61 +143,54 @@ class Collector:
             crowd: stands for many objects.
             called: what it is called in its file, beside the line.
         """
-        findings, place = self.findings, f"{where[0]}:{where[1]}" if where[1] else where[0]
-        findings.read("labels")
-        # Half a surrogate pair, which JSON may hold, could not be written again.
-        label = label.encode("utf-8", "replace").decode() if label is not None else None
-        reason, text, corners = self._judge(image, box, label, absent)
+        self.findings.read("labels")
+        if label is not None and label not in self.classes:
+            # Half a surrogate pair, which JSON may hold, could not be written again.
+            label = label.encode("utf-8", "replace").decode()
+        reason, text, given, kept = self._judge(image, box, label, absent)
         if reason is None and image is not None and label is not None:
             number = self.classes.setdefault(label, len(self.classes))
-            key = (*corners, number, crowd)
+            key = (given, number, crowd)
             if key not in image.seen:
                 image.seen.add(key)
-                clipped = self._clip(image, corners)
-                if clipped != corners:
-                    findings.note("labels", "clipped", place, f"{image.name}: {_words(corners)}")
-                image.rows.append((clipped, number, difficult, crowd, where[1]))
-                findings.keep("labels")
+                if kept is not given:
+                    self.findings.note("labels", "clipped", _place(where), f"{image.name}: {_words(given)}")
+                image.rows.append((kept, number, difficult, crowd, where[1]))
+                self.findings.keep("labels")
                 return True
-            reason, text = "twice", f"{label} {_words(corners)}"
+            reason, text = "twice", f"{label} {_words(given)}"
         told = ": ".join(part for part in (called, image.name if image else "", text) if part)
-        findings.skip("labels", reason or "malformed", place, told)
+        self.findings.skip("labels", reason or "malformed", _place(where), told)
         return False
 
     def _judge(
         self, image: Open | None, box: Iterable[Any] | None, label: str | None, absent: str
-    ) -> tuple[str | None, str, Box]:
-        nothing = (0.0, 0.0, 0.0, 0.0)
+    ) -> tuple[str | None, str, Box, Box]:
+        """Why a label is left out, if it is, and more about that; its box as it is given and cut to the image."""
         if image is None:
-            return absent, "", nothing
+            return absent, "", _NOTHING, _NOTHING
         if box is None:
-            return "malformed", "", nothing
-        given = list(box)
-        if len(given) != 4:
-            return "malformed", f"{len(given)} numbers", nothing
-        numbers = [number(value) for value in given]
-        if not all(map(math.isfinite, numbers)):
-            return "not a number", " ".join(map(str, given))[:80], nothing
+            return "malformed", "", _NOTHING, _NOTHING
+        values = list(box)
+        if len(values) != 4:
+            return "malformed", f"{len(values)} numbers", _NOTHING, _NOTHING
+        left, top, right, bottom = map(number, values)
+        given = (left, top, right, bottom)
+        if not all(map(math.isfinite, given)):
+            return "not a number", " ".join(map(str, values))[:80], _NOTHING, _NOTHING
         if label is None or (self.fixed is not None and label not in self.classes):
-            return "unknown class", str(label)[:80], nothing
-        left, top, right, bottom = numbers
-        corners = (left, top, right, bottom)
+            return "unknown class", str(label)[:80], _NOTHING, _NOTHING
         if right < left or bottom < top:
-            return "inverted", _words(corners), corners
+            return "inverted", _words(given), given, given
         if right == left or bottom == top:
-            return "empty", _words(corners), corners
-        clipped = self._clip(image, corners)
-        if clipped[0] >= clipped[2] or clipped[1] >= clipped[3]:
-            size = f"{image.facts.width} x {image.facts.height}"
-            return "outside", f"{_words(corners)} of {size}", corners
-        return None, "", corners
-
-    @staticmethod
-    def _clip(image: Open, box: Box) -> Box:
-        width, height = float(image.facts.width), float(image.facts.height)
-        if box[0] >= 0 and box[1] >= 0 and box[2] <= width and box[3] <= height:
-            return box
-        return max(box[0], 0.0), max(box[1], 0.0), min(box[2], width), min(box[3], height)
+            return "empty", _words(given), given, given
+        width, height = image.facts.width, image.facts.height
+        if left >= 0 and top >= 0 and right <= width and bottom <= height:
+            return None, "", given, given
+        kept = max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height))
+        if kept[0] >= kept[2] or kept[1] >= kept[3]:
+            return "outside", f"{_words(given)} of {width} x {height}", given, given
+        return None, "", given, kept
 
     def unlabelled(self, images: Iterable[Path]) -> None:
         """Count the images that no label file names."""
@@ -290,11 +284,11 @@ def find_images(folder: Path) -> list[Path]:
 
 def number(value: Any) -> float:
     """A number from a number or its text; NaN where it is none."""
-    if type(value) is float:
-        return value
-    if type(value) is str and "_" in value:  # which float() takes for a space between thousands
-        return math.nan
-    if isinstance(value, bool) or value is None:
+    kind = type(value)
+    if kind is float:
+        return value  # type: ignore[no-any-return]
+    # float() takes an underscore for a space between thousands.
+    if kind is bool or value is None or (kind is str and "_" in value):
         return math.nan
     try:
         return float(value)
@@ -318,6 +312,11 @@ def text_lines(path: Path, findings: Findings, name: str) -> list[str]:
         text = data.decode("utf-8-sig", errors="replace")
         findings.note("label files", "not UTF-8", name)
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def _place(where: tuple[str, int]) -> str:
+    """File and line, as far as there is one."""
+    return f"{where[0]}:{where[1]}" if where[1] else where[0]
 
 
 def _words(box: Box) -> str:

@@ -101,10 +101,17 @@ def _read_part(take: Collector, images: Path, labels: Path, split: str | None) -
                 if len(words) not in (9, 10) or (len(words) == 10 and not words[9].isdigit()):
                     take.label(image, None, None, (name, at))
                     continue
-                corners = [number(word) for word in words[:8]]
-                across, down = corners[::2], corners[1::2]
-                # min and max would pass over a NaN.
-                bad = next((word for word, value in zip(words, corners, strict=False) if value != value), None)
-                box = [bad] * 4 if bad else [min(across), min(down), max(across), max(down)]
-                take.label(image, box, words[8], (name, at), difficult=words[9:] not in ([], ["0"]))
+                difficult = len(words) == 10 and words[9] != "0"
+                take.label(image, _box(words[:8]), words[8], (name, at), difficult=difficult)
     take.unlabelled(files)
+
+
+def _box(words: list[str]) -> list[float] | list[str]:
+    """The box around a quad; or the word that is no number, four times, so that it is named."""
+    corners = list(map(number, words))
+    # min and max would pass over a NaN.
+    bad = [word for word, value in zip(words, corners, strict=True) if value != value]
+    if bad:
+        return bad[:1] * 4
+    across, down = corners[::2], corners[1::2]
+    return [min(across), min(down), max(across), max(down)]
