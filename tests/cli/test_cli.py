@@ -9,70 +9,15 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
 import typer.testing
+from shoal_demo import STUDY, TRAIN, Run
 
 from processes import until
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
-STUDY = """
-study: demo
-title: A demo
-steps:
-  prep:
-    run: cat {data} > {out}/x
-  train:
-    needs: prep
-    matrix: {model: [a, b], lr: [1e-3, 1e-2]}
-    seeds: 2
-    run: sh ./train.sh {inputs.prep}/x {model} {lr} {seed} {out}
-  test:
-    for_each: train
-    run: cp {inputs.train}/metrics.json {out}/metrics.json
-data: ./data.txt
-report:
-  objective: {metric: test/acc, goal: max}
-  tables: [{rows: model, columns: lr, value: test/acc, over: seed}]
-profiles:
-  smoke: {steps: {train: {matrix: {model: [a], lr: [1e-3]}, seeds: 1}}}
-"""
-TRAIN = """
-echo "training $2 $3 $4"
-printf '{"acc": 0.%s%s}' "$(wc -c < $1 | tr -d ' ')" "$4" > $5/metrics.json
-"""
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "s.yaml").write_text(STUDY)
-    (tmp_path / "train.sh").write_text(TRAIN)
-    (tmp_path / "data.txt").write_text("one")
-    return tmp_path
-
-
-@pytest.fixture
-def shoal(folder: Path) -> Run:
-    def run(*arguments: str, code: int | None = 0, **kwargs: Any) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "shoal", *arguments],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            **kwargs,
-        )
-        assert "Traceback" not in done.stderr, done.stderr
-        if code is not None:
-            assert done.returncode == code, done.stdout + done.stderr
-        return done
-
-    return run
 
 
 def states(shoal: Run, *arguments: str) -> dict[str, list[str]]:

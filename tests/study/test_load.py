@@ -338,7 +338,7 @@ def test_a_range_is_the_whole_numbers_from_one_end_to_the_other() -> None:
     ("written", "said", "column"),
     [
         ("{from: 7, to: 5}", "ends before it starts", 20),
-        ("{from: 1, to: 99999}", "99999 numbers, more than 10000", 20),
+        ("{from: 1, to: 99999}", "99,999 numbers, more than 10,000", 20),
         ("{from: 5}", 'a range without "to"', 20),
         ("{from: 5, to: ten}", '"to" of a range must be a whole number', 30),
         ("{from: true, to: 5}", '"from" of a range must be a whole number', 21),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -85,11 +86,11 @@ def open_study(
         last = read_json(mine.plan) or {}
         profile, overrides = last.get("profile"), last.get("set")
         if profile or overrides:
-            words = [f"--profile {profile}"] if profile else []
-            words += [f"--set {item}" for item in overrides or ()]
+            words = [f"--profile {shlex.quote(profile)}"] if profile else []
+            words += [f"--set {shlex.quote(item)}" for item in overrides or ()]
             typer.echo(f"(as last run: {' '.join(words)})", err=True)
             study = load_study(file, profile=profile, overrides=overrides or ())
-    return Opened(build(study), mine, root, profile, tuple(overrides or ()), store, place)
+    return Opened(build(study), mine, root, profile, tuple(overrides or ()), store, place, shlex.quote(str(file)))
 
 
 def up_to_date(file: Path | str, store: str | None) -> None:

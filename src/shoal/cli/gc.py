@@ -82,7 +82,7 @@ def gc(
         listed = ", ".join(f"{count} {plural}" for plural, count in objects.items())
         typer.echo(f"on {opened.on}: {listed}{' removed' if yes and not running else ''}")
         if running:
-            typer.echo(f"{running} of these Jobs run, so they are left; end them with: shoal stop {study}")
+            typer.echo(f"{running} of these Jobs run, so they are left; end them with: shoal stop {opened.look}")
     if not found and not objects:
         typer.echo("nothing to remove")
     elif found:

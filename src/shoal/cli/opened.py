@@ -22,6 +22,18 @@ class Opened:
     overrides: tuple[str, ...] = ()
     store_given: str | None = None
     on: str | None = None
+    file: str = "STUDY"
+    """The study file as it was named, quoted for a shell: for commands that we suggest."""
+
+    @property
+    def look(self) -> str:
+        """The study file and its store, to be repeated in a command that looks at it."""
+        return f"{self.file}{self.store_option}"
+
+    @property
+    def again(self) -> str:
+        """All that was given, to be repeated in a command that runs it."""
+        return f"{self.file}{self.options}{self.on_option}"
 
     @property
     def store_option(self) -> str:

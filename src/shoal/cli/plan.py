@@ -72,7 +72,7 @@ def plan(
     if json:
         print_json(as_json(opened, states, findings))
     else:
-        _show(opened, snapshot, states, study, on, findings)
+        _show(opened, snapshot, states, on, findings)
     if findings is not None and any(finding.level == "error" for finding in findings):
         if manifests is not None:
             typer.echo(f"error: {manifests}: nothing was written, as the cluster would refuse it", err=True)
@@ -117,7 +117,6 @@ def _show(
     opened: Opened,
     snapshot: Snapshot,
     states: dict[str, TaskState],
-    file: Any,
     on: str | None,
     findings: list[Finding] | None,
 ) -> None:
@@ -196,14 +195,12 @@ def _show(
         out.print(f"{on} would refuse this: mend what is marked error first, and plan again.")
     elif total["run"]:
         place = f" --on {on}" if findings is not None else ""
-        command = f"shoal run {_plain(str(file))}{option}{place}"
+        command = f"shoal run {_plain(opened.file)}{option}{place}"
         out.print(f"{total['run']} of {total['tasks']} tasks to run. {start} with: {command}")
     elif total["gate"]:
-        out.print(f"Nothing to run before a person approves: shoal approve {_plain(str(file))}{option}")
+        out.print(f"Nothing to run before a person approves: shoal approve {_plain(opened.file)}{option}")
     else:
-        out.print(
-            f"All {total['tasks']} tasks are done. See: shoal {opened.look_with} {_plain(str(file))}{_plain(opened.store_option)}"
-        )
+        out.print(f"All {total['tasks']} tasks are done. See: shoal {opened.look_with} {_plain(opened.look)}")
 
 
 def _show_absent(out: Any, opened: Opened, states: dict[str, TaskState]) -> bool:

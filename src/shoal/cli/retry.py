@@ -70,7 +70,7 @@ def retry(
             summary = run_watched(runner)
     finally:
         executor.close()
-    tell(summary, runner, str(study), opened)
+    tell(summary, runner, opened)
     raise typer.Exit(summary.exit_code)
 
 

@@ -73,7 +73,7 @@ def run(
         words = [word for one in only or () for word in ("--only", one)]
         words += ["--max-parallel", str(max_parallel)] if max_parallel is not None else []
         words += ["--keep-stale"] if keep_stale else []
-        _detached(opened, str(study), words, asked=asked, max_parallel=max_parallel, only_role=print_role)
+        _detached(opened, words, asked=asked, max_parallel=max_parallel, only_role=print_role)
         return
     executor = start_executor(opened, on, max_parallel=max_parallel, asked=asked)
     runner = Runner(
@@ -91,12 +91,12 @@ def run(
             summary = run_watched(runner)
     finally:
         executor.close()
-    tell(summary, runner, str(study), opened)
+    tell(summary, runner, opened)
     raise typer.Exit(summary.exit_code)
 
 
 def _detached(
-    opened: Opened, file: str, words: list[str], *, asked: set[str] | None, max_parallel: int | None, only_role: bool
+    opened: Opened, words: list[str], *, asked: set[str] | None, max_parallel: int | None, only_role: bool
 ) -> None:
     from shoal.cli import detached
     from shoal.errors import UsageError
@@ -115,7 +115,7 @@ def _detached(
     job = detached.start(opened, words, asked=asked, max_parallel=max_parallel)
     remember_place(opened.plan.study, opened.root, opened.store_given, opened.on)
     write_rules(opened)
-    look = f"{file}{opened.store_option}"
+    look = opened.look
     _say(f"{opened.plan.study.study}: runs in the cluster, from the Job {job}; this machine may go.")
     _say(f"Look at: shoal status {look} · shoal logs {look} TASK. End it with: shoal stop {look}")
 
@@ -232,11 +232,26 @@ def _signals(runner: Runner) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def tell(summary: Summary, runner: Runner, file: str, opened: Opened) -> None:
+def _unreported(opened: Opened) -> list[str]:
+    """A line where all is done and the objective is a metric that no task has reported: a slip that costs nothing to mend."""
+    objective = opened.plan.study.report.objective
+    if objective is None or opened.on is not None:
+        return []
+    from shoal.results import ResultError, read_store
+    from shoal.results.metrics import find_metric
+
+    try:
+        find_metric(read_store(opened.store.root), objective.metric)
+    except ResultError as error:
+        return [f"  ! the report's objective: {error.message}. {error.hint or ''}".rstrip()]
+    return []
+
+
+def tell(summary: Summary, runner: Runner, opened: Opened) -> None:
     """Say how a run ended, on standard error."""
     from shoal.runner import Phase
 
-    look, again = f"{file}{opened.store_option}", f"{file}{opened.options}{opened.on_option}"
+    look, again = opened.look, opened.again
     counts = {phase: count for phase, count in summary.counts.items() if count}
     total = sum(counts.values())
     reused = sum(step.reused for step in runner.progress.steps.values())
@@ -252,9 +267,7 @@ def tell(summary: Summary, runner: Runner, file: str, opened: Opened) -> None:
         lines.append(f"Look at: shoal status {look} · shoal logs {look} TASK. Once mended: shoal run {again}")
     for task, message in summary.gates.items():
         lines.append(f"  waits: {message}")
-        lines.append(
-            f"  then: shoal approve {file} {runner.plan.tasks[task].step}{opened.store_option}, and shoal run {again}"
-        )
+        lines.append(f"  then: shoal approve {look} {runner.plan.tasks[task].step}, and shoal run {again}")
     if summary.left:
         lines.append(
             f"{count_tasks(summary.left)} of this run go on running: shoal run {again} takes them up again."
@@ -267,5 +280,6 @@ def tell(summary: Summary, runner: Runner, file: str, opened: Opened) -> None:
 
     lines += [f"  {one.level}: {one.text}" for one in use_of(opened)]
     if summary.exit_code == 0:
+        lines += _unreported(opened)
         lines.append(f"See: shoal {opened.look_with} {look} · shoal report {look}")
     _say("\n".join(lines))

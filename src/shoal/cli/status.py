@@ -51,14 +51,14 @@ def status(
         print_json(found)
         return
     if watch:
-        found = _watch(opened, found, str(study))
+        found = _watch(opened, found)
     else:
-        console().print(picture(found, str(study)))
-    if (following := _next(found, opened, str(study))) is not None:
+        console().print(picture(found, opened.look))
+    if (following := _next(found, opened)) is not None:
         typer.echo(f"  {following}")
 
 
-def _watch(opened: Opened, found: dict[str, Any], file: str) -> dict[str, Any]:
+def _watch(opened: Opened, found: dict[str, Any]) -> dict[str, Any]:
     """Draw the state again and again, as long as there is a runner and nobody presses Ctrl-C; return the last."""
     from rich.live import Live
 
@@ -66,7 +66,7 @@ def _watch(opened: Opened, found: dict[str, Any], file: str) -> dict[str, Any]:
 
     asked = time.monotonic()
     with (
-        Live(picture(found, file), console=console(), auto_refresh=False) as live,
+        Live(picture(found, opened.look), console=console(), auto_refresh=False) as live,
         contextlib.suppress(KeyboardInterrupt),
     ):
         live.refresh()
@@ -77,7 +77,7 @@ def _watch(opened: Opened, found: dict[str, Any], file: str) -> dict[str, Any]:
                 refresh(opened.store, opened.plan.study.folder)
                 asked = time.monotonic()
             found = survey_status(opened)
-            live.update(picture(found, file), refresh=True)
+            live.update(picture(found, opened.look), refresh=True)
     return found
 
 
@@ -153,8 +153,8 @@ _STYLES = {"done": "green", "running": "cyan", "failed": "red", "interrupted": "
 _WORDS = {"todo": "to run", "gate": "for a person"}
 
 
-def picture(found: dict[str, Any], file: str) -> RenderableType:
-    """The state of a study for a person."""
+def picture(found: dict[str, Any], look: str) -> RenderableType:
+    """The state of a study for a person; ``look`` is what the commands that it suggests begin with."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -195,28 +195,29 @@ def picture(found: dict[str, Any], file: str) -> RenderableType:
         one_task = f"{step} {tasks[0]['id']}" + (f" ({point})" if point else "")
         many = f"{len(tasks)} tasks of {step}" if len(tasks) > 1 else one_task
         parts.append(Text(f"  ! {many}: {message}", style="red"))
-        parts.append(Text(f"    shoal logs {file} {tasks[0]['id']}", style="dim"))
+        parts.append(Text(f"    shoal logs {look} {tasks[0]['id']}", style="dim"))
     for one in found["policies"]:
         parts.append(Text(f"  {one['level']}: {one['text']}", style="yellow" if one["level"] == "warn" else "cyan"))
         if one["reason"]:
             link = f": {one['link']}" if one["link"] else ""
             parts.append(Text(f"    the platform: {one['reason']}{link}", style="dim"))
     if any(step["counts"].get("gate") for step in found["steps"]):
-        parts.append(Text(f"  A person has to approve: shoal approve {file}"))
+        parts.append(Text(f"  A person has to approve: shoal approve {look}"))
     return Group(*parts)
 
 
-def _next(found: dict[str, Any], opened: Opened, file: str) -> str | None:
+def _next(found: dict[str, Any], opened: Opened) -> str | None:
     """What a person would do now; nothing while a runner is at work or a gate waits."""
     words = Counter(task["state"] for task in found["tasks"])
     if found["runner"] is not None or words["gate"] or words["running"]:
         return None
     if words["done"] == len(found["tasks"]):
-        look = f"{file}{opened.store_option}"
-        return f"See: shoal results {look} · shoal report {look}" if opened.look_with == "results" else None
+        return (
+            f"See: shoal results {opened.look} · shoal report {opened.look}" if opened.look_with == "results" else None
+        )
     begun = any(task["attempts"] for task in found["tasks"])
     word = "Once mended" if words["failed"] else "Go on with" if begun else "Start with"
-    return f"{word}: shoal run {file}{opened.options}{opened.on_option}"
+    return f"{word}: shoal run {opened.again}"
 
 
 def _point(params: dict[str, Any]) -> str:

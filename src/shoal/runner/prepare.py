@@ -16,7 +16,7 @@ from shoal.executors.spec import Layout, attempt_spec
 from shoal.plan import Plan, Task, resources_of
 from shoal.plan.data import data_of
 from shoal.store import StudyStore, TaskFolder, TaskRecord, read_json
-from shoal.store.sources import absent_data, code_files, copy_code, data_places
+from shoal.store.sources import absent_data, code_digest, code_files, copy_code, data_places
 from shoal.store.state import Sources
 
 __all__ = ["Preparer"]
@@ -43,6 +43,7 @@ class Preparer:
         self._site = site
         self._layout = Layout(store.root if site is None else site.root)
         self._code: dict[str, str] = {}
+        self._watched: dict[str, _Watched] = {}
 
     def check(self, steps: Iterable[str]) -> None:
         """Look for what would keep the steps from starting, so that it is said before anything starts.
@@ -116,12 +117,27 @@ class Preparer:
             number=number,
             cwd=self._cwd(task.step),
             data={name: (place, known.get(name)) for name, place in places.items()},
-            code=self._sources.code.get(task.step),
+            code=self._code_now(task.step),
             resources=asked,
             executor=self._executor,
             input_digests=input_digests,
             queued=now(),
         )
+
+    def _code_now(self, name: str) -> str | None:
+        """Digest of the code with which a task that starts now runs.
+
+        A copy stays as it was; files that are only watched may have been edited since the run began, and what a task was
+        made with has to be what its result says.
+        """
+        began = self._sources.code.get(name)
+        step = self._plan.study.steps[name]
+        if began is None or step.code or self._site is not None:
+            return began
+        watched = self._watched.get(name)
+        if watched is None:
+            watched = self._watched[name] = _Watched(code_files(self._plan.study, step), began)
+        return watched.digest()
 
     def _cwd(self, name: str) -> str:
         """Where a step's tasks start: in the copy of its code, made once, or beside the study file."""
@@ -134,6 +150,26 @@ class Preparer:
             copied = copy_code(self._store, code_files(study, step), digest) if digest else study.folder
             self._code[name] = str(copied.absolute())
         return self._code[name]
+
+
+class _Watched:
+    """The digest of files that may be edited while a run goes on; they are read again only where their times or sizes differ."""
+
+    def __init__(self, files: dict[str, Path], digest: str) -> None:
+        self._files = files
+        self._digest = digest
+        self._stamp: object = None
+
+    def digest(self) -> str:
+        """The digest as the files are now; one that is gone leaves it as it was, since its task will fail by itself."""
+        try:
+            stamp = [(seen.st_mtime_ns, seen.st_size, seen.st_ino) for seen in map(Path.stat, self._files.values())]
+            if stamp != self._stamp:
+                self._digest = code_digest(self._files) or self._digest
+                self._stamp = stamp
+        except OSError:
+            pass
+        return self._digest
 
 
 def write_task(plan: Plan, store: StudyStore, task: Task) -> None:

@@ -23,7 +23,7 @@ from shoal.store.state import Sources
 if TYPE_CHECKING:
     from shoal.study import Step, Study
 
-__all__ = ["absent_data", "code_files", "copy_code", "data_places", "read_sources"]
+__all__ = ["absent_data", "code_digest", "code_files", "copy_code", "data_places", "read_sources"]
 
 # A file that a command names and that is larger than this is taken for data, not for code.
 _CODE_BYTES = 1 << 20
@@ -55,6 +55,16 @@ def code_files(study: Study, step: Step) -> dict[str, Path]:
                 inside = candidate.resolve().relative_to(root.resolve())
                 found[inside.as_posix()] = candidate
     return dict(sorted(found.items()))
+
+
+def code_digest(files: dict[str, Path]) -> str | None:
+    """Digest of code files as they are now, as it is recorded with each result; null where there are none."""
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for name, path in files.items():
+        digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def data_places(study: Study, step: Step) -> dict[str, str]:
@@ -90,7 +100,7 @@ def read_sources(study: Study, *, data_here: bool = True) -> Sources:
         files = code_files(study, step)
         key = tuple(files)
         if key not in by_files:
-            by_files[key] = _code_digest(files)
+            by_files[key] = code_digest(files)
         code[name] = by_files[key]
         data[name] = {}
         if not data_here:
@@ -120,22 +130,13 @@ def copy_code(store: StudyStore, files: dict[str, Path], digest: str) -> Path:
             target = making / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target)
-        if _code_digest({name: making / name for name in files}) != digest:
+        if code_digest({name: making / name for name in files}) != digest:
             raise StoreError("the study's code was changed while it was copied", hint="Run again.")
         with contextlib.suppress(FileExistsError, OSError):
             making.rename(folder)
     finally:
         shutil.rmtree(making, ignore_errors=True)
     return folder
-
-
-def _code_digest(files: dict[str, Path]) -> str | None:
-    if not files:
-        return None
-    digest = hashlib.sha256()
-    for name, path in files.items():
-        digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return digest.hexdigest()
 
 
 def _data_digest(place: str) -> str | None:

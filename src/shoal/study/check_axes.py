@@ -9,6 +9,7 @@ from shoal.study.axes import can_match, declared_axes, inherited_axes, step_axes
 from shoal.study.check_include import check_include
 from shoal.study.problems import Problems, did_you_mean, nearest, quoted
 from shoal.study.schema import Step, Study
+from shoal.study.slips import slip_for
 from shoal.study.template import Template, TemplateError, Value
 from shoal.study.values import same_value, show
 
@@ -144,6 +145,12 @@ def _unused(study: Study, name: str, step: Step) -> Iterator[StudyError]:
             continue
         said = "seeds are given" if where == ("seeds",) else f'axis "{axis}" is declared'
         near = nearest(axis, (used | set(places)) - {axis})
+        slip = slip_for(axis, (text for _, text in step.templates()))
+        if slip is not None:
+            message = f'axis "{axis}" of step "{name}" is not filled in: {slip} is not {{{axis}}}'
+            hint = f"Write {{{axis}}}: one pair of braces, no spaces, no $."
+            yield study.error(path, message, hint=hint, key=True)
+            continue
         hint = f"Use it as {{{axis}}} in run, env or resources" + (f"; or did you mean {near}? " if near else ". ")
         hint += "If the script reads its parameters by shoal.task().params, say so: params: task."
         message = f'{said}, but step "{name}" uses {{{axis}}} nowhere: all its values would do the same'

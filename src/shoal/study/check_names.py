@@ -12,6 +12,7 @@ from shoal.study.axes import Axes, needed_steps, step_axes
 from shoal.study.check_axes import PLACES, RESERVED
 from shoal.study.problems import Problems, did_you_mean, nearest, quoted
 from shoal.study.schema import Resources, Study
+from shoal.study.slips import spaced
 from shoal.study.template import Reference, Template, TemplateError, Value, value_text
 from shoal.study.values import show
 
@@ -83,6 +84,11 @@ def _step(study: Study, step: str) -> Iterator[StudyError]:
         # Resources decide where a task runs: they are settled before it has a place of its own.
         known = [*axes, *study.vars] if where[0] == "resources" else everything
         unknown = False
+        for name, start, end in spaced(text, known):
+            message = f"{text[start:end]} is not filled in: the spaces make it text for the shell, in {place}"
+            yield study.error(path, message, hint=f"Write {{{name}}}.", span=(start, end))
+        if where == ("run",):
+            yield from _doubled(study, step, path, text)
         for reference in template.names:
             span = (reference.start, reference.end)
             if reference.name not in known:
@@ -94,6 +100,17 @@ def _step(study: Study, step: str) -> Iterator[StudyError]:
                 yield from _unsafe(study, path, place, reference, {**constant, **axes}.get(reference.name, ()))
         if where[0] == "resources" and not unknown:
             yield from _amounts(study, step, where[1:], template, {**constant, **axes})
+
+
+def _doubled(study: Study, step: str, path: _Path, text: str) -> Iterator[StudyError]:
+    """``{{out}}`` as in Jinja, in a step that has no ``{out}``: its tasks would all write into a folder of that odd name."""
+    used = {one.name for _, other in study.steps[step].templates() for one in Template.parse(other).names}
+    for name in ("out", "checkpoints"):
+        start = text.find(f"{{{{{name}}}}}")
+        if start >= 0 and name not in used:
+            span = (start, start + len(name) + 4)
+            message = f'{{{{{name}}}}} is the text {{{name}}}, not the folder, in the command of step "{step}"'
+            yield study.error(path, message, hint=f"Write {{{name}}}, with one pair of braces.", span=span)
 
 
 def _unsafe(

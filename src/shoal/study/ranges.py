@@ -96,8 +96,12 @@ def _numbers(node: Node) -> list[Node]:
         ends.append(end.value)
     first, last = ends
     if not 1 <= last - first + 1 <= MOST:
-        said = "ends before it starts" if last < first else f"has {last - first + 1} numbers, more than {MOST}"
-        raise node.source.error(
-            node.mark, f"a range that {said}", hint="Write the smaller number as from; both ends belong to it."
-        )
+        if last < first:
+            said, hint = "ends before it starts", "Write the smaller number as from; both ends belong to it."
+        else:
+            said, hint = (
+                f"has {last - first + 1:,} numbers, more than {MOST:,}",
+                "Divide the study, or list the values.",
+            )
+        raise node.source.error(node.mark, f"a range that {said}", hint=hint)
     return [Scalar(number, node.mark, node.source, 0, 0) for number in range(first, last + 1)]

@@ -154,6 +154,13 @@ def read_command(value: object) -> str | tuple[str, ...]:
         words.append(item if isinstance(item, str) else show(item))
     if not words[0].strip():
         refuse("must start with a program", at=(0,))
+    if len(words[0].split()) > 1 and "/" not in words[0]:
+        said = ", ".join(words[0].split())
+        refuse(
+            f'must start with a program by itself, not "{words[0]}"',
+            f"Each item of a list is one word: [{said}, ...]. For a shell, write the command as one text.",
+            at=(0,),
+        )
     return tuple(words)
 
 
@@ -193,7 +200,8 @@ def read_axes(value: object) -> dict[str, tuple[Value, ...]]:
         if values is None or values in ([], ()):
             refuse(f'gives the axis "{name}" no values', f"Write its values as a list: {name}: [a, b]", at=(name,))
         if isinstance(values, Mapping):
-            refuse(f'must give the axis "{name}" a list of values, {_said(values)}', at=(name,))
+            hint = f"For example {name}: [1, 2, 5], or {name}: {{from: 1, to: 5}} for the whole numbers from 1 to 5."
+            refuse(f'must give the axis "{name}" a list of values, {_said(values)}', hint, at=(name,))
         listed = values if isinstance(values, list | tuple) else [values]
         found[name] = tuple(
             _value(one, (name, place) if isinstance(values, list) else (name,)) for place, one in enumerate(listed)
@@ -231,7 +239,8 @@ def _unzipped(value: object) -> dict[str, tuple[Value, ...]]:
     group: dict[str, tuple[Value, ...]] = {}
     for name, values in axes.items():
         if not isinstance(values, list | tuple) or not values:
-            refuse(f'must give the axis "{name}" a list of values, {_said(values)}', at=(name,))
+            hint = f"For example {name}: [1, 2, 5], or {name}: {{from: 1, to: 5}} for the whole numbers from 1 to 5."
+            refuse(f'must give the axis "{name}" a list of values, {_said(values)}', hint, at=(name,))
         group[name] = tuple(_value(one, (name, place)) for place, one in enumerate(values))
     lengths = {len(values) for values in group.values()}
     if len(lengths) > 1:

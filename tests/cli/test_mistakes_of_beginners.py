@@ -1,0 +1,85 @@
+"""What somebody does on the first day, and what Shoal says to it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from shoal_demo import Run
+
+from processes import until
+
+
+def test_every_command_that_is_suggested_can_be_pasted(folder: Path, shoal: Run) -> None:
+    file = folder / "my study's.yaml"
+    file.write_text(
+        """
+study: s
+steps:
+  choose: {gate: Look at it}
+  go: {run: 'echo {x}; exit 3', matrix: {x: [a b]}}
+report: {objective: {metric: y, goal: max}}
+"""
+    )
+    (folder / "bin").mkdir()
+    (folder / "bin" / "shoal").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m shoal "$@"\n')
+    (folder / "bin" / "shoal").chmod(0o755)
+    env = {**os.environ, "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    given = (file.name, "--store", "my results")
+
+    def suggested(*arguments: str) -> list[str]:
+        done = shoal(*arguments, code=None)
+        said = done.stdout + done.stderr
+        found = re.findall(
+            r"shoal (?:run|approve|results|report|status|logs)\b.*?(?= ·|, and |\. Once|$)", said, re.MULTILINE
+        )
+        assert found, said
+        return found
+
+    used = set()
+    for arguments in (("run", *given, "--set", "steps.go.matrix.x=[c d]"), ("status", *given)):
+        for command in suggested(*arguments):
+            done = subprocess.run(
+                ["sh", "-c", command.replace(" TASK", " go")], cwd=folder, env=env, capture_output=True, text=True
+            )
+            assert "there is no such file" not in done.stderr, command
+            assert "Usage:" not in done.stderr, (command, done.stderr)
+            used.add(command.split()[1])
+    assert used == {"run", "approve", "status", "logs"}
+
+
+def test_code_that_is_edited_while_tasks_wait_is_written_down_as_it_ran(folder: Path, shoal: Run) -> None:
+    (folder / "s.yaml").write_text("study: c\nsteps: {a: {run: sleep 3}, b: {needs: a, run: sh say.sh}}\n")
+    say = folder / "say.sh"
+    say.write_text("echo first")
+    runner = subprocess.Popen([sys.executable, "-m", "shoal", "run", "s.yaml"], cwd=folder, stderr=subprocess.DEVNULL)
+    until(lambda: list((folder / "runs").glob("c/a/*/attempts/1/attempt.json")))
+    say.write_text("echo second")
+    assert runner.wait(timeout=60) == 0
+    assert shoal("logs", "s.yaml", "b").stdout == "second\n"
+    assert "All 2 tasks are done" in shoal("plan", "s.yaml").stdout, "it ran what is there now"
+    say.write_text("echo first")
+    assert "1 stale code" in shoal("plan", "s.yaml").stdout, "what the run began with is not what it was made with"
+
+
+def test_an_objective_that_nothing_reports_is_told_when_the_run_ends(folder: Path, shoal: Run) -> None:
+    (folder / "s.yaml").write_text(
+        "study: c\nsteps: {a: {run: 'echo \\{\\\"iou\\\": 1\\} > {out}/metrics.json'}}\n"
+        "report: {objective: {metric: val/iou, goal: max}}\n"
+    )
+    said = shoal("run", "s.yaml").stderr
+    assert "no task reports a metric 'val/iou'" in said
+    assert "Did you mean a/iou?" in said
+    assert "objective" not in shoal("run", "s.yaml", "--set", "report.objective.metric=iou").stderr
+
+
+def test_text_in_braces_that_is_the_shells_stays_so(folder: Path, shoal: Run) -> None:
+    (folder / "s.yaml").write_text(
+        "study: c\nsteps: {a: {matrix: {x: [1]}, run: 'y={x}; { echo ${y} $y {{x}}; } > {out}/x; cat {out}/x'}}\n"
+    )
+    shoal("run", "s.yaml")
+    assert shoal("logs", "s.yaml", "a").stdout == "1 1 {x}\n"
