@@ -560,7 +560,10 @@ def test_a_header_that_promises_the_moon_does_not_take_the_memory(
 
 
 def test_the_disk_begins_before_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shoal_earth.rasters.shards._SYNC", 4000)
+    """Where writes go through the page cache."""
+    monkeypatch.setattr("shoal_earth.rasters.staging._set_direct", lambda file, direct: False)
+    monkeypatch.setattr("shoal_earth.rasters.staging._PIECE", 4096)
+    monkeypatch.setattr("shoal_earth.rasters.staging._SYNC", 4000)
     synced, original = [], os.fsync
     monkeypatch.setattr(os, "fsync", lambda number: (synced.append(threading.current_thread()), original(number)))
     folder = dota(tmp_path / "in", count=8)

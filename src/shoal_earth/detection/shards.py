@@ -31,29 +31,24 @@ class ImageShards(ShardWriter):
 
     def begin(self) -> None:
         """Remember the present state."""
-        self._mark = len(self.chips), {split: tar.offset for split, (_, _, tar) in self._open.items()}
+        self._mark = len(self.chips), {split: file.tell() for split, (_, file) in self._open.items()}
 
     def take_back(self) -> None:
         """Undo all that was added since :meth:`begin`."""
         count, offsets = self._mark
-        for split, (name, file, tar) in list(self._open.items()):
-            at = offsets.get(split, 0)
-            file.seek(at)
-            file.truncate()
-            tar.offset = at
-            if not at:
-                self._wait()
+        for split, (name, file) in list(self._open.items()):
+            file.truncate(offsets.get(split, 0))
+            if split not in offsets:
                 file.close()
                 (self.folder / f".{name}.part").unlink()
                 del self._open[split]
-                self._synced.pop(split, None)
                 self._made[split] -= 1
         del self.chips[count:]
 
     def end(self) -> None:
         """The image is whole: close shards that have grown large."""
-        for split, (_, _, tar) in list(self._open.items()):
-            if tar.offset > self._limit:
+        for split, (_, file) in list(self._open.items()):
+            if file.tell() > self._limit:
                 self._finish(split)
 
 

@@ -108,31 +108,32 @@ def make_chips(rasters: list[Path], polygons: list[Path], out: Path, rules: Chip
     regions = _deal(masks, rules)
     bands, dtype = kinds.pop()
     statistics = BandStatistics(bands, dtype)
-    writer = ShardWriter(out)
     skipped: Counter[str] = Counter()
     scenes = []
-    for path in rasters:
-        with open_strips(path, rules.resolution) as scene:
-            scenes.append({"name": scene.name, "crs": _crs(scene), "transform": list(scene.transform)[:6]})
-            _cut(scene, masks.pop(path), regions[path], rules, writer, statistics, skipped)
-    split_counts = Counter(chip["split"] for chip in writer.chips)
-    for split, share in zip(SPLITS, rules.shares, strict=True):
-        if share > 0 and not split_counts[split]:
-            raise UsageError(
-                f"no chip for {split} came out of {', '.join(p.name for p in rasters)}: {_words(skipped) or 'too few regions'}",
-                hint="Smaller chips or regions, or other shares, make more.",
-            )
-    writer.close(
-        classes=["background", rules.foreground],
-        ignore=IGNORE,
-        size=rules.size,
-        stride=rules.stride,
-        resolution=rules.resolution,
-        bands=bands,
-        dtype=dtype,
-        scale=statistics.scale(),
-        scenes=scenes,
-    )
+    with ShardWriter(out) as writer:
+        for path in rasters:
+            with open_strips(path, rules.resolution) as scene:
+                scenes.append({"name": scene.name, "crs": _crs(scene), "transform": list(scene.transform)[:6]})
+                _cut(scene, masks.pop(path), regions[path], rules, writer, statistics, skipped)
+        split_counts = Counter(chip["split"] for chip in writer.chips)
+        for split, share in zip(SPLITS, rules.shares, strict=True):
+            if share > 0 and not split_counts[split]:
+                why = _words(skipped) or "too few regions"
+                raise UsageError(
+                    f"no chip for {split} came out of {', '.join(path.name for path in rasters)}: {why}",
+                    hint="Smaller chips or regions, or other shares, make more.",
+                )
+        writer.close(
+            classes=["background", rules.foreground],
+            ignore=IGNORE,
+            size=rules.size,
+            stride=rules.stride,
+            resolution=rules.resolution,
+            bands=bands,
+            dtype=dtype,
+            scale=statistics.scale(),
+            scenes=scenes,
+        )
     for split in SPLITS:
         of_split = [chip for chip in writer.chips if chip["split"] == split]
         share = float(np.mean([chip["share"] for chip in of_split])) if of_split else 0.0

@@ -80,22 +80,24 @@ def cut_layers(
         raise UsageError("there is no scene to cut chips from")
     _check(layers, rules)
     given = dict(splits) if splits is not None else _deal(layers, rules)
-    writer = ShardWriter(out)
-    cutting = _Cutting(writer, rules, kind, given)
-    cutting.cut(layers, [(layer.source.grid, given.get(layer.group, "")) for layer in layers])
-    shares = dict(zip(SPLITS, rules.shares, strict=True))
-    require_chips(cutting.made, [s for s in SPLITS if (s in given.values() if splits is not None else shares[s] > 0)])
-    assert cutting.fitter is not None
-    scale = cutting.fitter.fit(rules.normalise)
-    times = cutting.dates
-    writer.close(
-        **cutting.facts(foreground),
-        normalise=rules.normalise,
-        scale=stored_scale(scale, cutting.fitter.step) * times,
-        splits=given,
-        skipped=dict(sorted(cutting.made.skipped.items())),
-        scenes=_scenes(layers),
-    )
+    with ShardWriter(out) as writer:
+        cutting = _Cutting(writer, rules, kind, given)
+        cutting.cut(layers, [(layer.source.grid, given.get(layer.group, "")) for layer in layers])
+        shares = dict(zip(SPLITS, rules.shares, strict=True))
+        require_chips(
+            cutting.made, [s for s in SPLITS if (s in given.values() if splits is not None else shares[s] > 0)]
+        )
+        assert cutting.fitter is not None
+        scale = cutting.fitter.fit(rules.normalise)
+        times = cutting.dates
+        writer.close(
+            **cutting.facts(foreground),
+            normalise=rules.normalise,
+            scale=stored_scale(scale, cutting.fitter.step) * times,
+            splits=given,
+            skipped=dict(sorted(cutting.made.skipped.items())),
+            scenes=_scenes(layers),
+        )
     return cutting.made
 
 
@@ -125,21 +127,21 @@ def cut_part(
         WriteError: the disk is full.
     """
     _check(layers, rules)
-    writer = ShardWriter(out, index=PART)
-    cutting = _Cutting(writer, rules, kind, dict(splits))
-    cutting.cut(layers, held)
-    if cutting.fitter is not None:
-        with publish(out / COUNTS) as path:
-            np.save(path, cutting.fitter.counted())
-    else:
-        (out / COUNTS).unlink(missing_ok=True)
-    facts = cutting.facts(foreground) if layers else {}
-    skipped = dict(sorted(cutting.made.skipped.items()))
-    try:
-        writer.close(**facts, splits=dict(splits), skipped=skipped, scenes=_scenes(layers))
-    except WriteError:
-        (out / COUNTS).unlink(missing_ok=True)
-        raise
+    with ShardWriter(out, index=PART) as writer:
+        cutting = _Cutting(writer, rules, kind, dict(splits))
+        cutting.cut(layers, held)
+        try:
+            if cutting.fitter is not None:
+                with publish(out / COUNTS) as path:
+                    np.save(path, cutting.fitter.counted())
+            else:
+                (out / COUNTS).unlink(missing_ok=True)
+            facts = cutting.facts(foreground) if layers else {}
+            skipped = dict(sorted(cutting.made.skipped.items()))
+            writer.close(**facts, splits=dict(splits), skipped=skipped, scenes=_scenes(layers))
+        except WriteError:
+            (out / COUNTS).unlink(missing_ok=True)
+            raise
     return cutting.made
 
 
@@ -172,7 +174,6 @@ class _Cutting:
         self.made = Cut(Counter(), Counter(), self.splits)
         self.fitter: Fitter | None = None
         self.shape: tuple[int, ...] = ()
-        self._room: np.ndarray[Any, Any] | None = None
         self.resolution = 0.0
 
     @property
@@ -190,21 +191,13 @@ class _Cutting:
             self.resolution = layer.source.grid.resolution
             # The next chips are decoded while these are counted and written.
             with ahead(windows(layer, self.rules, step, split, forbidden, self.made.skipped)) as runs:
-                for window, part in chain.from_iterable(runs):
-                    pixels = Pixels(self._together(part.values), part.valid)
+                for window, pixels in chain.from_iterable(runs):
                     self.shape = pixels.values.shape[:-2]
                     if split == "train":
                         self.fitter = self.fitter or Fitter(self.kind, self.shape[-1])
                         _count(self.fitter, pixels.values, pixels.valid, self.rules.stride)
                     _write(self.writer, layer, split, window, pixels)
                     self.made.chips[split] += 1
-
-    def _together(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """A chip's values side by side, always in the same room: fresh memory costs more than the copying."""
-        if self._room is None or self._room.shape != values.shape or self._room.dtype != values.dtype:
-            self._room = np.empty(values.shape, values.dtype)
-        np.copyto(self._room, values)
-        return self._room
 
     def facts(self, foreground: str) -> dict[str, Any]:
         """What all parts of a dataset have in common."""

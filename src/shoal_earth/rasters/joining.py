@@ -52,7 +52,7 @@ def join_parts(parts: Sequence[Path], out: Path, *, normalise: str = "iqr") -> C
         require_chips(made, [split for split in SPLITS if split in made.splits.values()])
         fitter = _fitter(filled, common)
         scale = fitter.fit(normalise)
-        writer = ShardWriter(out)
+        writer = stack.enter_context(ShardWriter(out))
         for key, number, at in places:
             reader = filled[number]
             facts = {k: v for k, v in reader.chips[at].items() if k not in ("key", "split", "shard", "image", "label")}

@@ -11,8 +11,8 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -22,16 +22,18 @@ import numpy as np
 
 from shoal.errors import UsageError
 from shoal_earth.rasters.output import write_error
+from shoal_earth.rasters.staging import StagedFile
 
 __all__ = ["INDEX", "ShardReader", "ShardWriter"]
 
 INDEX = "index.json"
 _FORMAT = 1
-_SYNC = 32 * 2**20
 
 
 class ShardWriter:
     """Write chips into shards, then the index. Until :meth:`close` there is no index, and without it nothing counts as written.
+
+    In a ``with`` block, what was begun is removed if the block fails.
 
     Args:
         folder: where to; an index that is there already is removed first.
@@ -47,14 +49,14 @@ class ShardWriter:
             old.unlink()
         self.chips: list[dict[str, Any]] = []
         self.shards: list[dict[str, Any]] = []
-        self._open: dict[str, tuple[str, Any, tarfile.TarFile]] = {}
+        self._open: dict[str, tuple[str, StagedFile]] = {}
         self._made: dict[str, int] = {}
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="sync")
-        self._synced: dict[str, int] = {}
-        self._syncing: Future[None] | None = None
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="write")
 
     def add(self, split: str, key: str, arrays: dict[str, np.ndarray[Any, Any]], **facts: Any) -> None:
         """Append one chip: ``{"image": ..., "label": ...}`` become ``<key>.image.npy``, ``<key>.label.npy``.
+
+        The arrays are copied, and need not be contiguous.
 
         Raises:
             WriteError: the disk is full; what was begun has been removed.
@@ -67,57 +69,44 @@ class ShardWriter:
         try:
             yield
         except OSError as error:
-            with suppress(OSError):
-                self._wait()
-            for _, file, _ in self._open.values():
-                with suppress(OSError):
-                    file.close()  # what it still holds has no room either
-            self._open.clear()
-            for part in self.folder.glob(".*.part"):
-                part.unlink(missing_ok=True)
+            self.abandon()
             raise write_error(self.folder, error) from None
+
+    def abandon(self) -> None:
+        """Remove what was begun."""
+        for _, file in self._open.values():
+            file.close()
+        self._open.clear()
+        self._pool.shutdown()
+        for part in self.folder.glob(".*.part"):
+            part.unlink(missing_ok=True)
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.abandon()
 
     def _add(self, split: str, key: str, arrays: dict[str, np.ndarray[Any, Any]], facts: dict[str, Any]) -> None:
         if split not in self._open:
             number = self._made[split] = self._made.get(split, -1) + 1
             name = f"{split}-{number:05d}.tar"
-            file = (self.folder / f".{name}.part").open("wb")
-            tar = tarfile.TarFile(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT)
-            self._open[split] = name, file, tar
-        name, file, tar = self._open[split]
-        places = {}
-        for kind, array in sorted(arrays.items()):
-            places[kind] = _append(file, tar, f"{key}.{kind}.npy", np.ascontiguousarray(array))
+            self._open[split] = name, StagedFile(self.folder / f".{name}.part", self._pool)
+        name, file = self._open[split]
+        places = {kind: _append(file, f"{key}.{kind}.npy", array) for kind, array in sorted(arrays.items())}
         self.chips.append({"key": key, "split": split, "shard": name, **places, **facts})
-        if tar.offset > self.shard_bytes:
+        if file.tell() > self.shard_bytes:
             self._finish(split)
-        else:
-            self._begin_sync(split)
-
-    def _begin_sync(self, split: str) -> None:
-        """Let the disk begin with a shard that has grown: or all of it would wait for the end, with nothing else left to do."""
-        _, file, tar = self._open[split]
-        if tar.offset > self._synced.get(split, 0) + _SYNC and (self._syncing is None or self._syncing.done()):
-            self._wait()
-            file.flush()
-            self._synced[split] = tar.offset
-            self._syncing = self._pool.submit(os.fsync, file.fileno())
-
-    def _wait(self) -> None:
-        """Until nothing is being synced: it has a file's number, which may soon be another's."""
-        syncing, self._syncing = self._syncing, None
-        if syncing is not None:
-            syncing.result()
 
     def _finish(self, split: str) -> None:
-        self._wait()
-        self._synced.pop(split, None)
-        name, file, tar = self._open.pop(split)
-        tar.close()
-        file.flush()
-        os.fsync(file.fileno())
-        self.shards.append({"name": name, "bytes": file.tell()})
-        file.close()
+        name, file = self._open.pop(split)
+        # As tar ends: two empty blocks, and then to the end of a record.
+        end = file.tell() + 2 * tarfile.BLOCKSIZE
+        file.append(bytes(2 * tarfile.BLOCKSIZE + -end % tarfile.RECORDSIZE))
+        self.shards.append({"name": name, "bytes": file.finish()})
 
     def close(self, **facts: Any) -> None:
         """Give the shards their names and write the index, with any more facts about the chips.
@@ -131,6 +120,7 @@ class ShardWriter:
     def _close(self, facts: dict[str, Any]) -> None:
         for split in sorted(self._open):
             self._finish(split)
+        self._pool.shutdown()
         self.shards.sort(key=lambda shard: str(shard["name"]))
         for shard in self.shards:
             (self.folder / f".{shard['name']}.part").replace(self.folder / shard["name"])
@@ -143,17 +133,17 @@ class ShardWriter:
         temporary.replace(self.folder / self.index)
 
 
-def _append(file: Any, tar: tarfile.TarFile, name: str, array: np.ndarray[Any, Any]) -> list[int]:
-    """Add a member; gives its offset and size. ``TarFile.addfile`` would copy the pixels three times on their way."""
+def _append(file: StagedFile, name: str, array: np.ndarray[Any, Any]) -> list[int]:
+    """Add a member; gives its offset and size. The pixels are copied once, to where the disk takes them from."""
     head = _header(array.dtype, array.shape)
     member = tarfile.TarInfo(name)
     member.size, member.mode = len(head) + array.nbytes, 0o644
     begin = member.tobuf(tarfile.USTAR_FORMAT)
-    padding = -member.size % tarfile.BLOCKSIZE
-    for part in (begin, head, array.data, bytes(padding)):
-        file.write(part)
-    place = [tar.offset + len(begin), member.size]
-    tar.offset += len(begin) + member.size + padding
+    file.append(begin)
+    place = [file.tell(), member.size]
+    file.append(head)
+    np.copyto(np.ndarray(array.shape, array.dtype, file.room(array.nbytes)), array)
+    file.append(bytes(-member.size % tarfile.BLOCKSIZE))
     return place
 
 
