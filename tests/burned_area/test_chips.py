@@ -214,6 +214,26 @@ def test_windows_of_a_product_in_one_archive_are_refused(burned: BurnedWorld, ma
     assert not (tmp_path / "x").exists()
 
 
+def test_a_classification_that_went_missing_is_not_taken_for_a_clear_sky(
+    burned: BurnedWorld, made: Path, tmp_path: Path
+) -> None:
+    scenes = tmp_path / "scenes"
+    for path in sorted(path for path in burned.scenes if path.is_dir() and "T21LXF" in path.name):
+        shutil.copytree(path, scenes / path.name)
+    fires = load_fires(made / "fires.gpkg")
+    filter_scenes(scenes, tmp_path, Rules(max_cloud=1))
+    kept = kept_scenes(scenes, tmp_path)
+    label_scenes(kept, fires, tmp_path / "labels", part="a")
+    places = deal_places([tmp_path / "labels"], fires, by="tile", shares=(1, 0, 0), margin=0, smallest=SIZE)
+    for path in kept[-1].rglob("*_SCL_*"):
+        path.unlink()
+    with pytest.raises(UsageError, match=rf"{kept[-1].name}: its scene classification was there when its clouds were"):
+        kept_scenes(scenes, tmp_path)
+    with pytest.raises(UsageError, match=rf"{kept[-1].name}: its scene classification was there when it was labelled"):
+        cut_chips(scenes, tmp_path / "labels", places, tmp_path / "chips", CutRules(SIZE, SIZE), imagery="img")
+    assert not (tmp_path / "chips").exists()
+
+
 def test_mistakes_on_the_command_line_are_one_message(
     burned: BurnedWorld,
     made: Path,

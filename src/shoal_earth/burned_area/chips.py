@@ -72,6 +72,12 @@ def _layer(scene: Scene, place: Place, labels: Path, kind: str, entry: dict[str,
     if own != grid:
         raise UsageError(f"{scene.path}: its grid is not the one that its labels have", hint="Label the scenes again.")
 
+    if scene.classification is None and entry.get("classified"):
+        raise UsageError(
+            f"{scene.path}: its scene classification was there when it was labelled, and is missing now",
+            hint="Fetch it again.",
+        )
+
     def hidden(window: Window) -> np.ndarray[Any, Any]:
         moved = Window(inner.col_off + window.col_off, inner.row_off + window.row_off, window.width, window.height)
         found: np.ndarray[Any, Any] = mask(scene.classes(moved, grid), HIDDEN)

@@ -48,7 +48,7 @@ def kept_scenes(folder: Path, figures: Path) -> list[Path]:
     path = figures / FIGURES if figures.is_dir() else figures
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            verdicts = {Path(row["path"]).name: row["kept"] == "yes" for row in csv.DictReader(file)}
+            rows = {Path(row["path"]).name: (row["kept"] == "yes", row["cloud"] != "") for row in csv.DictReader(file)}
     except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(
             f"{path}: cannot be read as the figures of scenes: {error}",
@@ -56,9 +56,22 @@ def kept_scenes(folder: Path, figures: Path) -> list[Path]:
         ) from None
     scenes = find_scenes(folder)
     for scene in scenes:
-        if scene.name not in verdicts:
+        if scene.name not in rows:
             raise UsageError(f"{path}: says nothing of {scene.name}", hint="Filter the scenes again.")
-    return [scene for scene in scenes if verdicts[scene.name]]
+        kept, classified = rows[scene.name]
+        if kept and classified:
+            # Labels without it would call what lies under cloud seen.
+            _require_classes(scene)
+    return [scene for scene in scenes if rows[scene.name][0]]
+
+
+def _require_classes(path: Path) -> None:
+    with read_scene(path) as scene:
+        if scene.classification is None:
+            raise UsageError(
+                f"{path}: its scene classification was there when its clouds were measured, and is missing now",
+                hint="Fetch it again.",
+            )
 
 
 @dataclass(frozen=True)
@@ -120,6 +133,7 @@ def _label(scene: Scene, path: Path, fires: Fires, out: Path, resolution: float)
         "height": grid.height,
         "width": grid.width,
         "burnt": burnt,
+        "classified": scene.classification is not None,
         "unsure": sorted(unsure.table["fire"].tolist()),
     }
     seen = sum(1 for count in burnt.values() if count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,7 +21,16 @@ from rasterio.windows import Window
 from shoal.errors import ShoalError
 from shoal_earth.rasters.grids import Grid, reason
 
-__all__ = ["WriteError", "publish", "write_cog", "write_error", "write_polygons", "write_text", "write_tiles"]
+__all__ = [
+    "WriteError",
+    "publish",
+    "write_cog",
+    "write_error",
+    "write_polygons",
+    "write_text",
+    "write_tiles",
+    "writing",
+]
 
 _FULL = {
     errno.ENOSPC: "the disk is full",
@@ -33,18 +43,33 @@ class WriteError(ShoalError):
     """A file could not be written; what was begun has been removed."""
 
 
-def write_error(path: Path, error: BaseException) -> WriteError:
-    """Why ``path`` could not be written, in words."""
+def write_error(path: Path, error: BaseException, left: str = "Nothing was left there.") -> WriteError:
+    """Why ``path`` could not be written, in words; ``left`` says what is there now."""
     number = error.errno if isinstance(error, OSError) and error.errno else 0
     text = _FULL.get(number) or (error.strerror if isinstance(error, OSError) and error.strerror else reason(error))
     # GDAL, libtiff and SQLite each have words of their own for it.
     if "disk is full" in str(error) and number not in _FULL:
         text = _FULL[errno.ENOSPC]
+    elif number not in _FULL and _is_full(path):
+        text = f"{_FULL[errno.ENOSPC]} ({text})"
     elif "rite error" in text:
         text = f"{text} (probably the disk is full)"
-    return WriteError(
-        f"{path}: cannot be written: {text}", hint="Nothing was left there. Make room, then run it again."
-    )
+    return WriteError(f"{path}: cannot be written: {text}", hint=f"{left} Make room, then run it again.")
+
+
+def _is_full(path: Path) -> bool:
+    """Whether the disk of a file, or of the nearest folder above it that exists, has less than a block or two left."""
+    there = next((place for place in (path, *path.absolute().parents) if place.exists()), None)
+    return there is not None and shutil.disk_usage(there).free < 2**16
+
+
+@contextmanager
+def writing(path: Path, left: str = "Nothing was left there.") -> Iterator[None]:
+    """Raise what goes wrong in the block as WriteError about ``path``; ``left`` says what is there then."""
+    try:
+        yield
+    except (OSError, RasterioError, CPLE_BaseError) as error:  # closing and copying raise GDAL's own errors as they are
+        raise write_error(path, error, left) from None
 
 
 @contextmanager
@@ -57,14 +82,13 @@ def publish(path: Path) -> Iterator[Path]:
     # The suffix stays last, since drivers go by it.
     temporary = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove(temporary)
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except (OSError, RasterioError, CPLE_BaseError) as error:  # copying raises GDAL's own errors as they are
-        raise write_error(path, error) from None
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove(temporary)
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         _remove(temporary)
 

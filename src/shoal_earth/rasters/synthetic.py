@@ -20,7 +20,7 @@ from rasterio.transform import from_origin
 from shoal.errors import UsageError
 from shoal_earth.rasters.grids import Grid
 from shoal_earth.rasters.masks import SCL
-from shoal_earth.rasters.output import write_polygons, write_text
+from shoal_earth.rasters.output import write_polygons, write_text, writing
 from shoal_earth.rasters.synthetic_safe import write_item, write_safe, zip_safe
 
 __all__ = ["Weather", "World", "changeable", "make_world"]
@@ -109,41 +109,42 @@ def make_world(
         raise UsageError("a synthetic world has 1 to 8 tiles of a multiple of 6 pixels, at least 60, as jp2 or tif")
     if (folder / "catalog.json").exists():
         raise UsageError(f"{folder}: holds a world already", hint="Name another folder, or remove it.")
-    days = sorted(dt.date.fromisoformat(date) for date in dates)
-    scenes, items, all_tiles = [], [], []
-    for number in range(tiles):
-        rng = np.random.default_rng([seed, number])
-        tile = _ground(rng, number, size, gap)
-        _events(rng, tile, days, fires, clearings)
-        all_tiles.append(tile)
-        for index, day in enumerate(days):
-            look = np.random.default_rng([seed, number, index])
-            cloudiness, edge = weather(number, index)
-            bands, classes = _seen(look, tile, day, cloudiness, edge=edge)
-            baseline = "02.14" if day.year < 2020 else "04.00"
-            path = write_safe(folder / "scenes", tile.name, tile.grid, day, baseline, bands, classes, image)
-            if zip_every and (number * len(days) + index) % zip_every == zip_every - 1:
-                path = zip_safe(path)
-            scenes.append(path)
-            items.append(write_item(folder / "items", path, tile.name, tile.grid, day, baseline, classes))
-    paths = {
-        name: _vectors(folder / f"{name}.gpkg", all_tiles, name, column)
-        for name, column in (("fires", "date"), ("clearings", "image_date"))
-    }
-    links = [{"rel": "root", "href": "./catalog.json", "type": "application/json"}]
-    links += [
-        {"rel": "item", "href": f"./{item.relative_to(folder).as_posix()}", "type": "application/geo+json"}
-        for item in items
-    ]
-    catalogue = {
-        "type": "Catalog",
-        "id": "synthetic-world",
-        "stac_version": "1.0.0",
-        "description": "Generated scenes of a world that does not exist",
-        "links": links,
-    }
-    write_text(folder / "catalog.json", json.dumps(catalogue, indent=1) + "\n")
-    return World(folder, scenes, paths["fires"], paths["clearings"], folder / "catalog.json")
+    with writing(folder, left="It is no whole world: remove it."):
+        days = sorted(dt.date.fromisoformat(date) for date in dates)
+        scenes, items, all_tiles = [], [], []
+        for number in range(tiles):
+            rng = np.random.default_rng([seed, number])
+            tile = _ground(rng, number, size, gap)
+            _events(rng, tile, days, fires, clearings)
+            all_tiles.append(tile)
+            for index, day in enumerate(days):
+                look = np.random.default_rng([seed, number, index])
+                cloudiness, edge = weather(number, index)
+                bands, classes = _seen(look, tile, day, cloudiness, edge=edge)
+                baseline = "02.14" if day.year < 2020 else "04.00"
+                path = write_safe(folder / "scenes", tile.name, tile.grid, day, baseline, bands, classes, image)
+                if zip_every and (number * len(days) + index) % zip_every == zip_every - 1:
+                    path = zip_safe(path)
+                scenes.append(path)
+                items.append(write_item(folder / "items", path, tile.name, tile.grid, day, baseline, classes))
+        paths = {
+            name: _vectors(folder / f"{name}.gpkg", all_tiles, name, column)
+            for name, column in (("fires", "date"), ("clearings", "image_date"))
+        }
+        links = [{"rel": "root", "href": "./catalog.json", "type": "application/json"}]
+        links += [
+            {"rel": "item", "href": f"./{item.relative_to(folder).as_posix()}", "type": "application/geo+json"}
+            for item in items
+        ]
+        catalogue = {
+            "type": "Catalog",
+            "id": "synthetic-world",
+            "stac_version": "1.0.0",
+            "description": "Generated scenes of a world that does not exist",
+            "links": links,
+        }
+        write_text(folder / "catalog.json", json.dumps(catalogue, indent=1) + "\n")
+        return World(folder, scenes, paths["fires"], paths["clearings"], folder / "catalog.json")
 
 
 def _noise(rng: np.random.Generator, size: int, smooth: float) -> Array:

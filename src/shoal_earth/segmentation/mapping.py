@@ -16,7 +16,7 @@ from rasterio.windows import Window
 from shoal.errors import UsageError
 from shoal_earth.rasters.composites import composite, recipe
 from shoal_earth.rasters.contact_sheet import check_pair
-from shoal_earth.rasters.grids import Grid, Pixels, reason
+from shoal_earth.rasters.grids import Grid, Pixels, reason, same_grid
 from shoal_earth.rasters.masks import HIDDEN, mask
 from shoal_earth.rasters.opening import read_scene
 from shoal_earth.rasters.predict import PairSource, Prediction, Source, predict_scene
@@ -146,6 +146,8 @@ def map_scene(
         sources, visible = _sources(paths, kind, meta, stack)
         if skip_hidden and visible is None:
             raise UsageError("clouds are told by a scene's classification: name a scene and its composite")
+        if dates == 2 and (differs := same_grid(sources[0].grid, sources[1].grid)):
+            raise UsageError(f"{paths[0]} and {paths[1]} cannot be a pair: {differs}")
         source = sources[0] if dates == 1 else PairSource(*sources)
         return predict_scene(source, answer, out, valid=visible if skip_hidden else None, **settings)
 
