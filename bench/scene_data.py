@@ -1,7 +1,8 @@
 """Chips, labels, windows and maps of satellite scenes against what they cannot be faster than, and against the paper's way.
 
 The scene is generated: four bands of a Sentinel-2 tile as deflated GeoTIFFs, the classification at half their resolution, and
-their STAC item. Sides take turns; a figure is the median over the turns of the ratio within each.
+their STAC item. Sides take turns; a figure is the median over the turns of the ratio within each. GDAL has the same settings on
+all sides: 512 MiB for decoded blocks, and one thread for a dataset (GDAL_NUM_THREADS is not set).
 
     python bench/scene_data.py [--json PATH] [--side 10980] [--turns 5] [--map-side 2048]
 """
@@ -100,7 +101,6 @@ def decode(scene: Path) -> None:
 
 def cut(path: Path, out: Path) -> int:
     """All chips with labels, hidden pixels judged, statistics taken, written as shards."""
-    shutil.rmtree(out, ignore_errors=True)
     with read_scene(path) as scene:
         grid = scene.grid()
         labels = np.zeros((grid.height, grid.width), np.uint8)
@@ -137,6 +137,7 @@ def chipping(scene: Path, folder: Path, turns: int) -> dict[str, Any]:
     decode(scene)
     chips = cut(scene, out)
     for _ in range(turns):
+        shutil.rmtree(out)
         floor, floor_cpu = timed(lambda: decode(scene))
         own, own_cpu = timed(lambda: cut(scene, out))
         ratios.append(floor / own)
@@ -165,27 +166,52 @@ def worker(*words: object) -> list[str]:
     return [sys.executable, str(Path(__file__)), "--worker", *map(str, words)]
 
 
-def scaling(scene: Path, folder: Path) -> dict[str, Any]:
+def scaling(scene: Path, folder: Path, chips: int, turns: int) -> dict[str, Any]:
     """One process that cuts the scene, as many as there are cores that cut it each for itself, and as many that decode it.
 
     One alone uses a second core (it decodes while it writes), so the decoders say more than the one does.
     """
     count = min(8, os.cpu_count() or 1)
-    times = {}
-    for what, number in (("decode", count), ("cut", 1), ("cut", count)):
-        running = [
-            subprocess.Popen(worker(what, scene, folder / f"p{n}"), stdout=subprocess.PIPE) for n in range(number)
-        ]
-        spent = [float(process.communicate()[0]) for process in running]
-        times[what, number] = max(spent)
-        for n in range(number):
-            shutil.rmtree(folder / f"p{n}", ignore_errors=True)
-    together = times["cut", count]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    running = [subprocess.Popen(worker("serve", scene, folder / f"p{n}"), **pipes) for n in range(count)]
+    one, together, of_floor, peak = [], [], [], 0.0
+    try:
+        for process in running:
+            _told(process)
+
+        def spent(what: str, number: int) -> float:
+            for process in running[:number]:
+                print(what, file=process.stdin, flush=True)
+            return max(_told(process) for process in running[:number])
+
+        for _ in range(turns):
+            one.append(spent("cut", 1))
+            floor = spent("decode", count)
+            together.append(spent("cut", count))
+            of_floor.append(floor / together[-1])
+        peak = spent("peak", 1)
+    finally:
+        for process in running:
+            process.communicate()
+    for n in range(count):
+        shutil.rmtree(folder / f"p{n}")
     return {
         "processes": count,
-        "times_one": round(count * times["cut", 1] / together, 2),
-        "ratio": round(times["decode", count] / together, 3),
+        "chips_per_second_one": round(chips / statistics.median(one), 1),
+        "chips_per_second": round(count * chips / statistics.median(together), 1),
+        "times_one": round(statistics.median(count * a / b for a, b in zip(one, together, strict=True)), 2),
+        "ratio": round(statistics.median(of_floor), 3),
+        "peak_mib": round(peak),
     }
+
+
+def _told(process: subprocess.Popen[str]) -> float:
+    """The number that a worker says next."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise RuntimeError("a process that cuts or decodes a scene has ended")
+    return float(line)
 
 
 def labels(side: int, polygons: int = 500) -> dict[str, Any]:
@@ -342,10 +368,17 @@ def maps(scene: Path, small: Path, folder: Path, full: int) -> dict[str, Any]:
 
 def work(words: list[str]) -> None:
     """What a process of its own does; prints its seconds (and peak memory in MiB)."""
-    if words[0] in ("cut", "decode"):
+    if words[0] == "serve":
         scene, out = Path(words[1]), Path(words[2])
         decode(scene)
-        print(timed(lambda: cut(scene, out) if words[0] == "cut" else decode(scene))[0])
+        print(0, flush=True)
+        for line in sys.stdin:
+            what = line.strip()
+            if what == "peak":
+                print(peak_mib(), flush=True)
+                continue
+            shutil.rmtree(out, ignore_errors=True)
+            print(timed(lambda: cut(scene, out) if what == "cut" else decode(scene))[0], flush=True)  # noqa: B023
         return
     seconds, _ = timed(lambda: mapped(Path(words[1]), Path(words[2]), words[3] == "True"))
     print(seconds, peak_mib())
@@ -373,11 +406,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="shoal-bench-") as name:
         folder = Path(name)
         scene, small = make_scene(folder / "scene", args.side), make_scene(folder / "small", args.map_side)
+        chips = chipping(scene, folder, args.turns)
         result = {
             "side": args.side,
             "turns": args.turns,
-            "chips": chipping(scene, folder, args.turns),
-            "scaling": scaling(scene, folder),
+            "chips": chips,
+            "scaling": scaling(scene, folder, chips["chips"], min(args.turns, 3)),
             "labels": labels(args.side),
             "remote": remote(scene),
             "maps": maps(scene, small, folder, args.side),

@@ -39,8 +39,17 @@ def measure(folder: Path, quick: bool) -> Part:
         ),
         Row(
             "g",
+            "one process, a scene",
+            {"chips/s": f"{scaling['chips_per_second_one']}", "peak MiB": f"{scaling['peak_mib']}"},
+        ),
+        Row(
+            "g",
             f"{scaling['processes']} processes, a scene each",
-            {"x one process": f"{scaling['times_one']}", "x floor": f"{scaling['ratio']:.3f}"},
+            {
+                "chips/s": f"{scaling['chips_per_second']}",
+                "x floor": f"{scaling['ratio']:.3f}",
+                "x one process": f"{scaling['times_one']}",
+            },
         ),
         Row("g", f"floor: {labels['polygons']} polygons burnt for each chip, tree", {"s": f"{labels['per_chip_s']}"}),
         Row("g", f"{labels['polygons']} polygons burnt once", {"s": f"{labels['per_scene_s']}"}),
@@ -73,9 +82,10 @@ def measure(folder: Path, quick: bool) -> Part:
     ]
     part.notes = [
         "A generated scene: deflated GeoTIFFs of 512-pixel tiles, a file a band. Chips get labels, a judgement of hidden pixels "
-        "and statistics, and are written to disk and flushed; decoding alone writes nothing. One process decodes while it "
-        "writes, so the ratio needs a second core that is free; *x floor, CPU* is of CPU time and needs none. Several processes "
-        "are set beside as many that decode the same scene at the same time.",
+        "and statistics, and are written to disk and flushed; decoding alone writes nothing. GDAL decodes a dataset in one "
+        "thread on all sides. One process decodes while it writes, so the ratio needs a second core that is free; *x floor, CPU* "
+        "is of CPU time and needs none. Several processes are set beside as many that decode the same scene at the same time, "
+        "and are limited by the cores: one alone uses more than one.",
         "The peer opens every band for every chip, warps it to the chip's grid and writes the stack as a GeoTIFF. Labels burnt "
         f"once and for each chip differ in {labels['pixels_that_differ']} pixels.",
         f"Maps: scenes of {found['side']} x {found['side']} pixels an hour, from smaller ones by their area.",

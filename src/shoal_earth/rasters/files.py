@@ -31,6 +31,7 @@ REMOTE = {
     "GDAL_HTTP_RETRY_DELAY": "0.5",
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
 }
+_SERVERS = ("http://", "https://", "/vsicurl/", "/vsis3/", "/vsigs/", "/vsiaz/")
 _GDAL_TYPES = {
     "uint8": "Byte",
     "int8": "Int8",
@@ -47,7 +48,7 @@ Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 def environment(path: str) -> Any:
     """GDAL's settings for a path: :data:`REMOTE` for what lies on a server; local files keep their sidecars."""
-    if re.match(r"https?://|/vsi(curl|s3|gs|az)/", path):
+    if path.startswith(_SERVERS):
         return rasterio.Env(**REMOTE)
     # Entering one costs as much as reading a small window: once for many is enough.
     return nullcontext() if rasterio.env.hasenv() else rasterio.Env()

@@ -19,6 +19,7 @@ from rasterio.windows import Window
 from shoal.errors import UsageError
 from shoal_earth.rasters.files import BandFile, Files, plain_path
 from shoal_earth.rasters.grids import Grid, Pixels, in_steps
+from shoal_earth.rasters.rooms import Rooms
 
 __all__ = ["Band", "Classes", "Scene", "tile_of"]
 
@@ -70,6 +71,7 @@ class Scene:
     baseline: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     _files: Files = field(default_factory=Files, repr=False)
+    _rooms: Rooms = field(default_factory=Rooms, repr=False)
 
     def band(self, name: str) -> Band:
         """A band by its own name (``B08``, ``b8``) or its common one (``nir``), in any case.
@@ -147,7 +149,7 @@ class Scene:
         whole = step is not None and all(_counts_in(b, k, step) for b, k in zip(found, kinds, strict=True))
         as_stored = stored or whole
         kind = np.result_type(*kinds) if as_stored else np.dtype(np.float32)
-        result = np.empty(shape, np.int16 if whole and kind.itemsize == 1 else kind)
+        result = self._rooms.array(shape, np.dtype(np.int16) if whole and kind.itemsize == 1 else kind)
         valid: np.ndarray[Any, np.dtype[np.bool_]] | None = None
         first = 0
         for band, file in zip(found, files, strict=True):
@@ -245,6 +247,7 @@ class Scene:
     def close(self) -> None:
         """Close its files."""
         self._files.close()
+        self._rooms.clear()
 
     def __enter__(self) -> Scene:
         return self
