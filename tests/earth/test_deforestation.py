@@ -272,7 +272,7 @@ def test_bad_input_is_named(made: Path, tmp_path: Path) -> None:
     (tmp_path / "other" / f"{pairs[1].first.name}.tif").unlink()
     with pytest.raises(UsageError, match=r"(?s)there is no such composite.*deforestation composites"):
         cut_pairs(pairs[1:], tmp_path / "other", made / "labels", tmp_path / "chips", RULES, kind="ngb")
-    with pytest.raises(UsageError, match=r"(?s)there is no such label.*deforestation labels"):
+    with pytest.raises(UsageError, match=r"(?s)there are no such labels.*deforestation labels"):
         cut_pairs(pairs, made / "composites", tmp_path, tmp_path / "chips", RULES, kind="ngb")
     with pytest.raises(UsageError, match=r"(?s)pairs.json: cannot be read.*deforestation pairs"):
         chosen_pairs(tmp_path, made / "choose", made / "scenes")

@@ -52,18 +52,19 @@ def test_the_smoke_run_goes_through_every_step_and_models_beat_constant_answers(
         value = task["metrics"][name]
         return float(value["last"] if isinstance(value, dict) else value)
 
-    # On tiles that neither training nor validation saw, each trial, in the state that validation chose.
-    best_states = [task for task in done if task["step"] == "test" and task["params"]["checkpoint"] == "best"]
-    tests = {trial: task for task in best_states for trial in trials.keys() & task["inputs"].keys()}
-    assert set(tests) == set(trials)
-    for test in tests.values():
-        # At a hundredth of the rate the small ChangeFormer needs thousands of steps, which no smoke run has.
-        if test["params"]["lr"] == 1e-5:
-            continue
-        for name in ("iou", "f1", "kappa"):
-            assert last(test, f"test/{name}") > last(test, f"test/trivial/{name}") + 0.05, (name, test["params"])
-        # In NDVI alone grass that has dried looks cleared, and the test tile is seen in the dry season; three bands tell.
-        if test["params"]["bands"] == "ngb":
-            for name in ("miou", "iou", "f1", "kappa"):
-                assert last(test, f"test/{name}") > last(test, f"test/trivial/{name}") + 0.15, (name, test["params"])
-    assert "Mean IoU on held-out tiles" in shoal("results", STUDY, "--store", tmp_path)
+    # On tiles that neither training nor validation saw, each trial, in its last state and in that which validation chose.
+    tests = [task for task in done if task["step"] == "test"]
+    assert len(tests) == 10
+    for test in tests:
+        for name in ("miou", "iou", "f1", "kappa"):
+            assert last(test, f"test/{name}") > last(test, f"test/trivial/{name}") + 0.1, (name, test["params"])
+    # Among all of them, validation chooses a strong one.
+    chosen = max(tests, key=lambda test: last(test, "checkpoint/val/miou"))
+    assert last(chosen, "test/miou") > max(last(test, "test/miou") for test in tests) - 0.05
+    assert last(chosen, "test/miou") > last(chosen, "test/trivial/miou") + 0.3
+    tables = shoal("results", STUDY, "--store", tmp_path)
+    assert "The model that validation chose for each input" in tables
+    assert "All models, mean IoU on held-out tiles" in tables
+    page = tmp_path / "report.html"
+    shoal("report", STUDY, "--store", tmp_path, "--out", page)
+    assert "was chosen, by checkpoint/val/miou" in page.read_text(encoding="utf-8")

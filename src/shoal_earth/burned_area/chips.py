@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
-from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from shoal.errors import UsageError
 from shoal_earth.burned_area.places import Place, Places, load_labels
 from shoal_earth.rasters.composites import recipe
 from shoal_earth.rasters.cutting import Cut, CutRules, Layer, cut_part
-from shoal_earth.rasters.grids import reason
+from shoal_earth.rasters.dated_labels import read_labels
 from shoal_earth.rasters.masks import HIDDEN, mask
 from shoal_earth.rasters.opening import find_scenes, read_scene
 from shoal_earth.rasters.predict import CompositeSource, WindowSource
@@ -87,15 +85,11 @@ def _layer(scene: Scene, place: Place, labels: Path, kind: str, entry: dict[str,
     facts = {"product": place.scene, "acquired": entry["acquired"], "tile": entry["tile"]}
     name = f"{place.scene}-{place.group}"
     seen = hidden if scene.classification is not None else None
-    return Layer(name, place.group, source, _read(labels, inner), seen, facts)
-
-
-def _read(path: Path, window: Window) -> np.ndarray[Any, Any]:
-    try:
-        with rasterio.open(path) as file:
-            values: np.ndarray[Any, Any] = file.read(1, window=window)
-    except RasterioError as error:
-        raise UsageError(f"{path}: cannot be read: {reason(error)}", hint="Make the labels again.") from None
-    if values.shape != (window.height, window.width):
-        raise UsageError(f"{path}: has another size than its scene", hint="Make the labels again.")
-    return values
+    return Layer(
+        name,
+        place.group,
+        source,
+        read_labels(labels, grid, inner, command="shoal-earth burned-area labels"),
+        seen,
+        facts,
+    )

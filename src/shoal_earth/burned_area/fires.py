@@ -105,7 +105,7 @@ def _set(path: Path) -> tuple[Any, str]:
     shapes = polygons.frame.to_crs(4326)
     ids, start = _first(polygons, IDS), _days(polygons, START)
     end = _days(polygons, END)
-    year = _column(polygons, "year")
+    year = polygons.column("year")
     if start is None and year is not None:
         # Known to the year alone: it burnt somewhen between the first day and the last.
         end = polygon_dates(polygons, year)
@@ -139,13 +139,8 @@ def _year() -> Any:
     return pd.Timedelta(days=364)
 
 
-def _column(polygons: Polygons, name: str) -> str | None:
-    names = {str(column).lower(): str(column) for column in polygons.table.columns}
-    return names.get(name)
-
-
 def _first(polygons: Polygons, names: Sequence[str]) -> Any:
-    found = [column for name in names if (column := _column(polygons, name))]
+    found = [column for name in names if (column := polygons.column(name))]
     values = [polygons.table[column] for column in found if polygons.table[column].notna().all()]
     return next(iter(values), None)
 
@@ -154,7 +149,7 @@ def _days(polygons: Polygons, names: Sequence[str]) -> Any:
     """For each polygon the first of these columns that has a day; None where no column has any."""
     days = None
     for name in names:
-        if not (column := _column(polygons, name)):
+        if not (column := polygons.column(name)):
             continue
         try:
             here = polygon_dates(polygons, column).dt.normalize()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -147,8 +147,7 @@ def _here(polygons: Polygons, grid: Grid) -> Polygons:
 
     shapes = polygons.frame.to_crs(grid.crs)
     near = shapes.intersects(box(*grid.bounds)).to_numpy() if len(shapes) else np.zeros(0, bool)
-    frame, table = shapes[near].reset_index(drop=True), polygons.table[near].reset_index(drop=True)
-    return Polygons(polygons.path, frame, len(frame), 0, 0, 0, table)
+    return replace(polygons, frame=shapes).pick(near)
 
 
 def _pixels(fires: Polygons, labels: np.ndarray[Any, Any], grid: Grid) -> dict[str, int]:

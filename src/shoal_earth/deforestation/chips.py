@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
-from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from shoal.errors import UsageError
@@ -18,8 +16,8 @@ from shoal_earth.deforestation.pairs import Chosen
 from shoal_earth.deforestation.prodes import DATE, read_prodes
 from shoal_earth.rasters.contact_sheet import check_pair
 from shoal_earth.rasters.cutting import Cut, CutRules, Layer, cut_layers
-from shoal_earth.rasters.dated_labels import change_labels
-from shoal_earth.rasters.grids import Grid, reason, same_grid
+from shoal_earth.rasters.dated_labels import change_labels, read_labels
+from shoal_earth.rasters.grids import Grid
 from shoal_earth.rasters.labels import FOREGROUND, IGNORE
 from shoal_earth.rasters.masks import HIDDEN, mask
 from shoal_earth.rasters.output import write_cog
@@ -122,7 +120,7 @@ def cut_pairs(pairs: Sequence[Chosen], composites: Path, labels: Path, out: Path
                 "second": second.name,
                 "acquired": [str(scene.acquired) for scene in (first, second)],
             }
-            values = _read_label(_label_path(labels, pair), grid)
+            values = read_labels(_label_path(labels, pair), grid, command="shoal-earth deforestation labels")
             layers.append(Layer(pair.id, pair.group, source, values, _hidden([first, second], grid), facts))
         return cut_layers(layers, out, rules, kind=kind, foreground=CLEARED)
 
@@ -136,16 +134,3 @@ def _hidden(scenes: Sequence[Scene], grid: Grid) -> Callable[[Window], Array]:
         return either
 
     return hidden
-
-
-def _read_label(path: Path, grid: Grid) -> Array:
-    if not path.exists():
-        raise UsageError(f"{path}: there is no such label", hint="Make it with: shoal-earth deforestation labels")
-    if differs := same_grid(Grid.like(path), grid):
-        raise UsageError(f"{path}: does not lie on its pair: {differs}", hint="Make the labels again.")
-    try:
-        with rasterio.open(path) as file:
-            values: Array = file.read(1)
-    except RasterioError as error:
-        raise UsageError(f"{path}: cannot be read: {reason(error)}", hint="Make the labels again.") from None
-    return values

@@ -7,7 +7,7 @@ The columns are those of TerraBrasilis' vector files: ``image_date`` (of the ima
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,9 @@ def read_prodes(path: Path, year: int | None = None) -> Polygons:
     """
     polygons = read_polygons(path)
     polygon_dates(polygons, DATE)
-    columns = {str(name).lower(): name for name in polygons.table.columns}
     kept = np.ones(len(polygons.frame), np.bool_)
-    if "main_class" in columns:
-        classes = polygons.table[columns["main_class"]].astype(str).str.upper()
+    if main_class := polygons.column("main_class"):
+        classes = polygons.table[main_class].astype(str).str.upper()
         kept &= (classes == "DESMATAMENTO").to_numpy()
         if not kept.any():
             raise UsageError(
@@ -48,19 +47,19 @@ def read_prodes(path: Path, year: int | None = None) -> Polygons:
                 hint="Use the file of yearly deforestation.",
             )
     if year is not None:
-        if "year" not in columns:
-            raise UsageError(f'{path}: has no column "year"', hint=f"It has: {', '.join(map(str, columns.values()))}.")
+        column = polygons.column("year")
+        if column is None:
+            raise UsageError(f'{path}: has no column "year"', hint=f"It has: {', '.join(map(str, polygons.table))}.")
         import pandas as pd
 
-        years = pd.to_numeric(polygons.table[columns["year"]], errors="coerce")
+        years = pd.to_numeric(polygons.table[column], errors="coerce")
         kept &= (years == year).to_numpy()
         if not kept.any():
             raise UsageError(
                 f"{path}: has no deforestation of the year {year}, but of "
                 f"{', '.join(str(int(y)) for y in sorted(years.dropna().unique()))}"
             )
-    frame, table = polygons.frame[kept].reset_index(drop=True), polygons.table[kept].reset_index(drop=True)
-    return replace(polygons, frame=frame, table=table)
+    return polygons.pick(kept)
 
 
 @dataclass(frozen=True)
@@ -92,18 +91,15 @@ def find_units(areas: Path, prodes: Path, year: int, *, name: str | None = None,
     from shapely import STRtree
 
     protected = read_polygons(areas)
-    columns = {str(column).lower(): column for column in protected.table.columns}
-    chosen = name or next((wanted for wanted in _NAMES if wanted in columns), None)
-    if chosen is None or chosen.lower() not in columns:
+    column = next((found for wanted in ([name] if name else _NAMES) if (found := protected.column(wanted))), None)
+    if column is None:
         raise UsageError(
-            f'{areas}: has no column "{chosen}"'
-            if chosen
-            else f"{areas}: has no column with names of areas that is known",
-            hint=f"Name one: --name COLUMN. It has: {', '.join(map(str, columns.values())) or 'none'}.",
+            f'{areas}: has no column "{name}"' if name else f"{areas}: has no column with names of areas that is known",
+            hint=f"Name one: --name COLUMN. It has: {', '.join(map(str, protected.table)) or 'none'}.",
         )
     cleared = read_prodes(prodes, year)
     frame = protected.frame.to_crs(4326).geometry
-    names = protected.table[columns[chosen.lower()]].astype(str).to_numpy()
+    names = protected.table[column].astype(str).to_numpy()
     clearings = cleared.frame.to_crs(4326).geometry
     dates = polygon_dates(cleared, DATE)
     tree = STRtree(frame.to_numpy())

@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rasterio
+from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from shoal.errors import UsageError
-from shoal_earth.rasters.grids import Grid
+from shoal_earth.rasters.grids import Grid, reason, same_grid
 from shoal_earth.rasters.labels import FOREGROUND, IGNORE, Polygons, burn
 from shoal_earth.rasters.masks import HIDDEN, mask
 from shoal_earth.rasters.polygons import between
 from shoal_earth.rasters.scenes import Scene
 
-__all__ = ["Labels", "change_labels", "scene_labels"]
+__all__ = ["Labels", "change_labels", "read_labels", "scene_labels"]
 
 _STRIP = 1024
 
@@ -121,6 +123,33 @@ def change_labels(
         values = median_filter(values, size=smooth, mode="nearest")
     _ignore(values, [first, second], grid, hidden)
     return Labels(values, count, undated)
+
+
+def read_labels(
+    path: Path, grid: Grid, window: Window | None = None, *, command: str
+) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Labels that were written as a raster: all of them, or those of a window.
+
+    Args:
+        path: of the raster.
+        grid: that it should have: its scene's.
+        window: of that grid.
+        command: that makes such labels, for advice.
+
+    Raises:
+        UsageError: it is not there, damaged, or of another scene.
+    """
+    again = f"Make the labels with: {command}"
+    if not path.exists():
+        raise UsageError(f"{path}: there are no such labels", hint=again)
+    try:
+        with rasterio.open(path) as file:
+            if differs := same_grid(Grid.of(file, path), grid):
+                raise UsageError(f"{path}: does not lie on its scene: {differs}", hint=again)
+            values: np.ndarray[Any, np.dtype[np.uint8]] = file.read(1, window=window)
+    except RasterioError as error:
+        raise UsageError(f"{path}: cannot be read: {reason(error)}", hint=again) from None
+    return values
 
 
 def _burn(polygons: Polygons, grid: Grid, path: str) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], int]:

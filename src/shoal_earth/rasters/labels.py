@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,15 @@ class Polygons:
     other: int
     mended: int
     table: Any = None
+
+    def column(self, name: str) -> str | None:
+        """The column of this name, in whatever case the file writes it; None where there is none."""
+        return next((column for column in self.table.columns if str(column).lower() == name.lower()), None)
+
+    def pick(self, kept: np.ndarray[Any, Any]) -> Polygons:
+        """Those polygons for which ``kept`` holds."""
+        frame, table = self.frame[kept].reset_index(drop=True), self.table[kept].reset_index(drop=True)
+        return replace(self, frame=frame, table=table)
 
 
 def read_polygons(path: Path) -> Polygons:

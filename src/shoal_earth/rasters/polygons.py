@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +25,13 @@ def polygon_dates(polygons: Polygons, column: str) -> Any:
     import pandas as pd
 
     table = polygons.table
-    names = {str(name).lower(): name for name in table.columns}
-    if column.lower() not in names:
+    name = polygons.column(column)
+    if name is None:
         raise UsageError(
             f'{polygons.path}: has no column "{column}"',
             hint=f"It has: {', '.join(map(str, table.columns)) or 'none'}.",
         )
-    values = table[names[column.lower()]]
+    values = table[name]
     numbers = pd.to_numeric(values, errors="coerce")
     years = numbers.notna() & (numbers % 1 == 0) & numbers.between(1900, 2200)
     if years.any() and years.sum() == values.notna().sum():
@@ -76,7 +75,7 @@ def between(
         kept &= (dates > first).to_numpy()
     if last is not None:
         kept &= (dates <= last).to_numpy()
-    return _pick(polygons, kept), int((~known).sum())
+    return polygons.pick(kept), int((~known).sum())
 
 
 def touching(polygons: Polygons, scene: Scene) -> Polygons:
@@ -94,15 +93,7 @@ def touching(polygons: Polygons, scene: Scene) -> Polygons:
             f"{polygons.path}: none of its {len(here)} polygons touches {scene.path}",
             hint="Are they of another place, or is the CRS of one of the files wrong?",
         )
-    return _pick(polygons, here)
-
-
-def _pick(polygons: Polygons, kept: np.ndarray[Any, Any]) -> Polygons:
-    return dataclasses.replace(
-        polygons,
-        frame=polygons.frame[kept].reset_index(drop=True),
-        table=polygons.table[kept].reset_index(drop=True),
-    )
+    return polygons.pick(here)
 
 
 def hectares(shapes: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
