@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shlex
 import subprocess
 import sys
@@ -83,3 +84,11 @@ def test_text_in_braces_that_is_the_shells_stays_so(folder: Path, shoal: Run) ->
     )
     shoal("run", "s.yaml")
     assert shoal("logs", "s.yaml", "a").stdout == "1 1 {x}\n"
+
+
+def test_a_disk_that_is_full_is_told_with_the_file_that_did_not_fit(folder: Path, shoal: Run) -> None:
+    def little_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+
+    said = shoal("run", "s.yaml", code=1, preexec_fn=little_room).stderr
+    assert re.search(r"^error: .*/runs/demo/.*json: File too large", said, re.MULTILINE), said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -43,3 +44,13 @@ def test_the_second_runner_is_told_who_holds_the_study(tmp_path: Path) -> None:
     with RunnerLock(path):
         assert holder(path) is not None
     assert holder(path) is None
+
+
+def test_a_group_that_shares_a_store_may_take_turns(tmp_path: Path) -> None:
+    before = os.umask(0o002)
+    try:
+        with RunnerLock(tmp_path / "runner.lock"):
+            pass
+    finally:
+        os.umask(before)
+    assert (tmp_path / "runner.lock").stat().st_mode & 0o777 == 0o664

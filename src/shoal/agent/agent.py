@@ -125,6 +125,9 @@ def _write_beside(path: str, value: Any, durable: bool) -> str:
         _write_all(fd, data + b"\n")
         if durable:
             os.fsync(fd)
+    except OSError as error:
+        error.filename = error.filename or path  # a write knows no name, and whoever reads of it wants one
+        raise
     finally:
         os.close(fd)
     return beside

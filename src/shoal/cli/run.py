@@ -151,6 +151,7 @@ def start_executor(
     Raises:
         UsageError: it cannot run there.
     """
+    from shoal.errors import StoreError
     from shoal.store import RunnerLock, holder, remember_place
 
     if holder(opened.store.lock) is not None:
@@ -164,8 +165,15 @@ def start_executor(
 
         executor = open_cluster(opened, max_parallel=max_parallel, asked=asked)
     opened.root.prepare()
-    write_rules(opened)
-    remember_place(opened.plan.study, opened.root, opened.store_given, opened.on)
+    try:
+        write_rules(opened)
+        remember_place(opened.plan.study, opened.root, opened.store_given, opened.on)
+    except OSError as error:
+        raise StoreError(
+            f"the store cannot be written: {error.strerror or error}",
+            path=opened.store.root,
+            hint="Name another place with --store DIR or SHOAL_STORE.",
+        ) from error
     return executor
 
 

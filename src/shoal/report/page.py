@@ -79,7 +79,8 @@ def write_report(study: StudyData | Path | str, path: Path | str) -> Path:
                 Path(file.name).unlink(missing_ok=True)
                 raise
     except OSError as error:
-        raise StoreError(f"the report cannot be written ({error.strerror})", path=path) from None
+        hint = "Write it elsewhere: shoal report STUDY --out FILE."
+        raise StoreError(f"the report cannot be written ({error.strerror})", path=path, hint=hint) from None
     return path
 
 

@@ -6,6 +6,7 @@ was killed is followed by one that simply looks again.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import math
 import time
@@ -147,7 +148,9 @@ class Runner:
                 self._loop()
             finally:
                 self.progress.gpus = self.executor.gpus_in_use()
-                record.end(self._board.counts())
+                # On a disk that is full, what ended the loop is what has to be told.
+                with contextlib.suppress(OSError):
+                    record.end(self._board.counts())
             return self._board.summary(interrupted=self._draining, left=len(self._active))
 
     # Setting out.

@@ -35,9 +35,15 @@ class RunnerLock:
     def __enter__(self) -> RunnerLock:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            fd = os.open(
+                self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666
+            )  # the umask decides, as for all other files
         except OSError as error:
-            raise StoreError(f"cannot be locked: {error.strerror}", path=self._path) from error
+            raise StoreError(
+                f"cannot be locked: {error.strerror}",
+                path=self._path,
+                hint="Who runs or changes a study needs to write there. Another place: --store DIR or SHOAL_STORE.",
+            ) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
