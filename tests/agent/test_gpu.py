@@ -4,44 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from needs import require
+from nvml import stand_in
 from shoal.agent import agent
 
 from .conftest import TaskFolder
-
-NVML = r"""
-#include <string.h>
-typedef struct { unsigned int gpu, memory; } Use;
-typedef struct { unsigned long long total, free, used; } Memory;
-static int devices[3] = {0, 1, 2};
-int nvmlInit_v2(void) { return 0; }
-int nvmlShutdown(void) { return 0; }
-int nvmlDeviceGetCount_v2(unsigned int *n) { *n = 3; return 0; }
-int nvmlDeviceGetHandleByIndex_v2(unsigned int i, void **h) { if (i > 2) return 2; *h = &devices[i]; return 0; }
-int nvmlDeviceGetHandleByUUID(const char *u, void **h) { if (strcmp(u, "GPU-abc")) return 6; *h = &devices[2]; return 0; }
-int nvmlDeviceGetIndex(void *h, unsigned int *i) { *i = *(int *)h; return 0; }
-int nvmlDeviceGetName(void *h, char *s, unsigned int n) { strncpy(s, "NVIDIA Pond 9000", n); return 0; }
-int nvmlDeviceGetUtilizationRates(void *h, Use *u) { if (*(int *)h == 0) return 3; u->gpu = 71; u->memory = 5; return 0; }
-int nvmlDeviceGetMemoryInfo(void *h, Memory *m) { m->total = 24ULL << 30; m->used = 9000000000ULL; m->free = 1; return 0; }
-"""
 
 
 @pytest.fixture(scope="session")
 def nvml(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Environment in which the loader finds the stand-in."""
-    compiler = shutil.which("cc")
-    require("cc", compiler and os.path.isdir("/proc"), "this machine has no C compiler or is not Linux")
-    assert compiler is not None
-    folder = tmp_path_factory.mktemp("nvml")
-    (folder / "nvml.c").write_text(NVML)
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", folder / "libnvidia-ml.so.1", folder / "nvml.c"], check=True)
-    return {"LD_LIBRARY_PATH": str(folder)}
+    return {"LD_LIBRARY_PATH": str(stand_in(tmp_path_factory.mktemp("nvml")))}
 
 
 @pytest.mark.parametrize(
