@@ -218,7 +218,7 @@ def test_tasks_outlive_their_runner_and_are_adopted(shoal: Run, folder: Path) ->
     runner = begin("--set", "steps.a.matrix.x=[2]")
     runner.kill()
     runner.wait()
-    assert "1 running tasks stopped" in shoal("stop", "s.yaml").stdout
+    assert "1 running task stopped" in shoal("stop", "s.yaml").stdout
     assert not running(shoal)
 
 

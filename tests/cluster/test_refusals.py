@@ -223,7 +223,7 @@ def test_a_detached_run_that_cannot_be_made_leaves_nothing_half_made(lab: Lab) -
     left = {"configmaps/kube-root-ca.crt", "serviceaccounts/default"}
     # The Lease stays, held by nobody, until the study is removed.
     assert {one for one in there(lab) if not one.startswith("leases/")} == left
-    assert "leases" in lab.shoal("gc", "s.yaml", "--on", "lab", "--yes").stdout
+    assert "1 lease removed" in lab.shoal("gc", "s.yaml", "--on", "lab", "--yes").stdout
     assert there(lab) == left
 
 

@@ -85,7 +85,8 @@ def test_every_end_is_recorded_and_what_may_be_is_tried_again(lab: Lab) -> None:
     # And all of it is removed, but not what others have.
     other = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "mine"}, "data": {}}
     lab.client.create(other)
-    assert "jobs" in lab.shoal("gc", "s.yaml").stdout
+    assert "jobs" in (said := lab.shoal("gc", "s.yaml").stdout)
+    assert "to remove with --yes" in said
     assert len(lab.client.list(JOBS).items) == made
     lab.shoal("gc", "s.yaml", "--yes")
     assert lab.client.list(JOBS).items == []

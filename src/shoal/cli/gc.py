@@ -79,8 +79,11 @@ def gc(
     for why, items in by_why.items():
         typer.echo(f"{len(items):>6}  {format_size(sum(item.bytes for item in items)):>8}  {why}")
     if objects:
-        listed = ", ".join(f"{count} {plural}" for plural, count in objects.items())
-        typer.echo(f"on {opened.on}: {listed}{' removed' if yes and not running else ''}")
+        listed = ", ".join(
+            f"{count} {kinds if count != 1 else kinds.removesuffix('s')}" for kinds, count in objects.items()
+        )
+        done = "" if running else " removed" if yes else ", to remove with --yes"
+        typer.echo(f"on {opened.on}: {listed}{done}")
         if running:
             typer.echo(f"{running} of these Jobs run, so they are left; end them with: shoal stop {opened.look}")
     if not found and not objects:

@@ -54,7 +54,7 @@ def stop(
             typer.echo(f"{opened.plan.study.study}: asked its runner to stop {len(ids) or 'everything'}")
         return
     stopped = _stop_orphans(opened, ids, now=now, wait=wait) if opened.store.root.is_dir() else 0
-    typer.echo(f"{opened.plan.study.study}: no runner; {stopped} running tasks stopped")
+    typer.echo(f"{opened.plan.study.study}: no runner; {stopped} running task{'s' if stopped != 1 else ''} stopped")
 
 
 def _stop_orphans(opened: Opened, ids: set[str], *, now: bool, wait: bool) -> int:
