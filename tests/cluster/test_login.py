@@ -247,10 +247,10 @@ def test_a_plugin_gives_a_token_or_a_certificate_and_is_asked_once_until_that_ex
 
 def test_a_run_outlives_its_token(desk: Desk) -> None:
     lab = desk.lab
-    lab.kubeconfig = desk.write(desk.plugin({"token": desk.token(), "lives": 13}))
+    lab.kubeconfig = desk.write(desk.plugin({"token": desk.token(), "lives": 12}))
     lab.study("""
 study: pond
-steps: {train: {run: 'train {fake_seconds}', matrix: {fake_seconds: [1, 8]}}}
+steps: {train: {run: 'train {fake_seconds}', matrix: {fake_seconds: [1, 4]}}}
 """)
     lab.shoal("run", "s.yaml", "--on", "lab")
     assert lab.counts() == {"done": 2}
