@@ -1,7 +1,8 @@
-"""Published datasets in their own layout, as small copies: pair folders, LEVIR-CD, OSCD, HLS Burn Scars."""
+"""Published datasets in their own layout, as small copies: pair folders, LEVIR-CD, OSCD, HLS Burn Scars, CaBuAr."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from pathlib import Path
@@ -168,6 +169,71 @@ def test_what_is_exported_to_a_pair_folder_is_read_again_and_becomes_shards_agai
         "--batch-size", 4, "--device", "cpu", "--out", tmp_path / "trial",
     )  # fmt: skip
     assert code == 0, error
+
+
+def cabuar(path: Path, *, folds_in_groups: bool, size: int = 80) -> dict[str, dict[str, np.ndarray]]:
+    """As published: BZip2 by hdf5plugin, (height, width, 12), fires by fold or with their fold as an attribute."""
+    import h5py
+    import hdf5plugin
+
+    rng = np.random.default_rng(0)
+    made: dict[str, dict[str, np.ndarray]] = {}
+    with h5py.File(path, "w") as file:
+        for fold in range(5):
+            for number in range(2):
+                name = f"{fold}{number}fa-uuid"
+                fire = {
+                    date: rng.integers(1, 9000, (size, size, 12)).astype(np.uint16)
+                    for date in ("pre_fire", "post_fire")
+                }
+                fire["mask"] = np.zeros((size, size), np.uint8)
+                fire["mask"][20:40, 60:70] = 1
+                fire["post_fire"][30:36, 61:63] = 0
+                if fold == 3 and number:
+                    del fire["pre_fire"]
+                group = file.create_group(f"{fold}/{name}" if folds_in_groups else name)
+                if not folds_in_groups:
+                    group.attrs["fold"] = fold
+                for key, values in fire.items():
+                    group.create_dataset(key, data=values, chunks=(40, 40, *values.shape[2:]), **hdf5plugin.BZip2())
+                made[name] = fire
+    return made
+
+
+@pytest.mark.parametrize("folds_in_groups", [True, False])
+def test_cabuar_becomes_pairs_of_twelve_bands(
+    tmp_path: Path, cli, monkeypatch: pytest.MonkeyPatch, folds_in_groups: bool
+) -> None:
+    require("h5py", importlib.util.find_spec("hdf5plugin"), "h5py and hdf5plugin are not installed")
+    monkeypatch.setattr("shoal_earth.change.cabuar._SIDE", 64)
+    fires = cabuar(tmp_path / "512x512.hdf5", folds_in_groups=folds_in_groups)
+    code, out, error = cli("change", "import", tmp_path / "512x512.hdf5", "--out", tmp_path / "chips")
+    # Two windows of each fire have burnt ground; one of the fires has no image from before.
+    assert code == 0, error
+    assert sorted(out.strip().split(", ")) == ["10 chips for train", "4 chips for test", "4 chips for val"]
+    with ShardReader(tmp_path / "chips") as reader:
+        assert (reader.index["bands"], reader.index["dates"], reader.index["size"]) == (24, 2, 64)
+        assert len(reader.index["scale"]) == 24
+        for position, chip in enumerate(reader.chips):
+            fire = fires[chip["scene"]]
+            assert {"0": "test", "1": "val"}.get(chip["scene"][0], "train") == chip["split"]
+            image, label = reader.read(position, "image"), reader.read(position, "label")
+            rows, columns = (slice(chip[k], min(chip[k] + 64, 80)) for k in ("row", "column"))
+            height, width = rows.stop - rows.start, columns.stop - columns.start
+            for number, date in enumerate(("pre_fire", "post_fire")):
+                expected = np.moveaxis(fire[date][rows, columns], -1, 0)
+                np.testing.assert_array_equal(image[number * 12 : number * 12 + 12, :height, :width], expected)
+            there = fire["post_fire"][rows, columns].any(-1)
+            wanted = np.where(there, fire["mask"][rows, columns], 255)
+            np.testing.assert_array_equal(label[:height, :width], wanted)
+            assert (label[height:] == 255).all()
+            assert (label[:, width:] == 255).all()
+    whole = (tmp_path / "512x512.hdf5").read_bytes()
+    (tmp_path / "512x512.hdf5").write_bytes(whole[: len(whole) // 2])
+    code, _, error = cli("change", "import", tmp_path / "512x512.hdf5", "--out", tmp_path / "again")
+    assert code == 2
+    assert "512x512.hdf5: cannot be read as CaBuAr" in error
+    assert list((tmp_path / "again").glob("*.tar")) == []
 
 
 def test_damaged_datasets_are_named(tmp_path: Path) -> None:

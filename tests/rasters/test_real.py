@@ -20,7 +20,7 @@ from shoal_earth.rasters.dated_labels import scene_labels
 from shoal_earth.rasters.filters import measure
 from shoal_earth.rasters.labels import IGNORE, read_polygons
 from shoal_earth.rasters.masks import HIDDEN, SCL, mask
-from shoal_earth.rasters.normalise import fit_scale
+from shoal_earth.rasters.normalise import Fitter
 from shoal_earth.rasters.opening import read_scene
 from shoal_earth.rasters.polygons import hectares
 from shoal_earth.rasters.predict import CompositeSource, predict_scene
@@ -80,7 +80,9 @@ def test_a_real_tree_from_product_to_map(
 
         # A scale, from its values alone.
         reflectance = np.concatenate([truth[band][there] for band in ("B04", "B03", "B02")])
-        for band in fit_scale([tree], "rgb", "iqr").bands:
+        fitter = Fitter("rgb", 3)
+        fitter.add(composite(scene, "rgb"))
+        for band in fitter.fit("iqr").bands:
             assert reflectance.min() - 1e-4 <= band["low"] < band["high"] <= reflectance.max() + 1e-4
 
         # A polygon over the middle becomes a label; cloud and no data are to be ignored.

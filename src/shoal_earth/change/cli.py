@@ -20,10 +20,12 @@ app.command("export")(export_command)
 
 @app.command("import")
 def import_command(
-    dataset: Annotated[Path, typer.Argument(help="Folder of OSCD, LEVIR-CD, A/ B/ label/ list/, or HLS Burn Scars.")],
+    dataset: Annotated[
+        Path, typer.Argument(help="Folder of OSCD, LEVIR-CD, A/ B/ label/ list/, or HLS Burn Scars; CaBuAr.")
+    ],
     out: Out = None,
 ) -> None:
-    """Turn a published dataset into shards. They are read faster; train and test take its own folder too."""
+    """Turn a published dataset into shards. They are read faster; train and test take its own folder too, but of CaBuAr."""
     from shoal_earth.change.folders import convert
     from shoal_earth.session import current_task
 

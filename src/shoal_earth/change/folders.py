@@ -12,7 +12,9 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from shoal.errors import UsageError
+from shoal_earth.change import cabuar
 from shoal_earth.change.layouts import Dataset, Entry, find_dataset
+from shoal_earth.change.windows import window_of
 from shoal_earth.rasters.grids import reason
 from shoal_earth.rasters.labels import FOREGROUND, IGNORE
 from shoal_earth.rasters.shards import INDEX, ShardReader, ShardWriter
@@ -96,11 +98,11 @@ class FolderReader:
         side = int(self.index["size"])
         if kind == "label":
             values = self._relabel(_cached((entry.label,))[0], entry.label)
-            return _window(values, row, column, side, IGNORE)
+            return window_of(values, row, column, side, IGNORE)
         image = self._image(entry)
         if len(image) != self.index["bands"]:
             raise UsageError(f"{entry.dates[0][0]}: has other bands than {self.dataset.entries[0].dates[0][0]}")
-        return _window(image, row, column, side, None)
+        return window_of(image, row, column, side, None)
 
     def close(self) -> None:
         """Nothing is kept open."""
@@ -185,17 +187,6 @@ def _cached(files: tuple[Path, ...]) -> Array:
     return _read(files)
 
 
-def _window(values: Array, row: int, column: int, side: int, fill: int | None) -> Array:
-    part = values[..., row : row + side, column : column + side]
-    missing = side - part.shape[-2], side - part.shape[-1]
-    if not any(missing):
-        return np.ascontiguousarray(part)
-    pad = [(0, 0)] * (part.ndim - 2) + [(0, missing[0]), (0, missing[1])]
-    if fill is not None:
-        return np.pad(part, pad, constant_values=fill)
-    return np.pad(part, pad, mode="symmetric")
-
-
 def convert(folder: Path, out: Path) -> Counter[str]:
     """Turn a published dataset into shards, of which a chip is read in a millisecond.
 
@@ -203,15 +194,17 @@ def convert(folder: Path, out: Path) -> Counter[str]:
         How many chips each split has.
 
     Raises:
-        UsageError: see :class:`FolderReader`.
+        UsageError: see :class:`FolderReader`, and :func:`cabuar.convert` for files of HDF5.
     """
+    if files := cabuar.files_of(folder):
+        return cabuar.convert(files, out)
     reader = FolderReader(folder)
-    writer = ShardWriter(out)
     counts: Counter[str] = Counter()
-    for position, chip in enumerate(reader.chips):
-        arrays = {kind: reader.read(position, kind) for kind in ("image", "label")}
-        facts = {key: chip[key] for key in ("scene", "group", "row", "column", "share")}
-        writer.add(chip["split"], chip["key"], arrays, **facts)
-        counts[chip["split"]] += 1
-    writer.close(**reader.index)
+    with ShardWriter(out) as writer:
+        for position, chip in enumerate(reader.chips):
+            arrays = {kind: reader.read(position, kind) for kind in ("image", "label")}
+            facts = {key: chip[key] for key in ("scene", "group", "row", "column", "share")}
+            writer.add(chip["split"], chip["key"], arrays, **facts)
+            counts[chip["split"]] += 1
+        writer.close(**reader.index)
     return counts

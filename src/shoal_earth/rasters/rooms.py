@@ -25,9 +25,11 @@ class Rooms:
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         if size < _LEAST:
             return np.empty(shape, dtype)
-        room = next((room for room in self._spare if size <= len(room) <= 4 * size), None)
+        # Rows end with a shorter run: powers of two make one room fit both. Pages that are not touched take no memory.
+        length = 1 << (size - 1).bit_length()
+        room = next((room for room in self._spare if len(room) == length), None)
         if room is None:
-            room = mmap.mmap(-1, size)
+            room = mmap.mmap(-1, length)
         else:
             self._spare.remove(room)
         # Views of it refer to this very array, so that it goes when the last of them does.

@@ -11,6 +11,7 @@ from shoal.errors import UsageError
 __all__ = ["BandStatistics", "normalise", "to_input"]
 
 _SAMPLE = 2_000_000
+_TOGETHER = 2**16
 
 
 class BandStatistics:
@@ -26,21 +27,21 @@ class BandStatistics:
         self.exact = self.dtype.kind in "ui" and self.dtype.itemsize <= 2
         self.lowest = int(np.iinfo(self.dtype).min) if self.exact else 0
         size = 2 ** (8 * self.dtype.itemsize) if self.exact else 0
-        self.counts = np.zeros((bands, size), np.int64)
+        self._counts = np.zeros((bands, size), np.int64)
+        self._waiting: list[np.ndarray[Any, Any]] = []
+        self._pixels = 0
         self.sample: list[np.ndarray[Any, Any]] = []
         self.kept, self.every = 0, 1
 
     def add(self, values: np.ndarray[Any, Any]) -> None:
         """Take in pixels, shape (bands, ...)."""
+        if self.exact and values.size:
+            # A call costs as much as counting some thousand pixels, so those of several chips are counted together.
+            self._waiting.append(np.array(values).reshape(self.bands, -1))
+            self._pixels += self._waiting[-1].shape[1]
+            if self._pixels >= _TOGETHER:
+                self._count()
         if self.exact:
-            for band in range(self.bands):
-                pixels = values[band].ravel()
-                if pixels.size:
-                    # Counted from the smallest on: a histogram of the whole range costs four times as much as the counting.
-                    least = int(pixels.min())
-                    counts = np.bincount((pixels - pixels.dtype.type(least)).view(f"u{self.dtype.itemsize}"))
-                    start = least - self.lowest
-                    self.counts[band, start : start + len(counts)] += counts
             return
         finite = values[:, np.isfinite(values).all(0)][:, :: self.every].astype(np.float64)
         self.sample.append(finite)
@@ -49,6 +50,23 @@ class BandStatistics:
             self.sample = [part[:, ::2] for part in self.sample]
             self.kept = sum(part.shape[1] for part in self.sample)
             self.every *= 2
+
+    @property
+    def counts(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """How often each band has each value, from ``lowest`` on, if values are exact."""
+        self._count()
+        return self._counts
+
+    def _count(self) -> None:
+        if not self._pixels:
+            return
+        for band, pixels in enumerate(np.concatenate(self._waiting, 1)):
+            # Counted from the smallest on: a histogram of the whole range costs four times as much as the counting.
+            least = int(pixels.min())
+            counts = np.bincount((pixels - pixels.dtype.type(least)).view(f"u{self.dtype.itemsize}"))
+            start = least - self.lowest
+            self._counts[band, start : start + len(counts)] += counts
+        self._waiting, self._pixels = [], 0
 
     def scale(self, low: float = 1.0, high: float = 99.0) -> list[dict[str, float]]:
         """For each band ``low`` and ``high`` (the values at these percentiles) and ``mean`` and ``std`` after clipping to
