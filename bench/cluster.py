@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster_lab import Lab, lab, until
+from cluster_lab import Lab, lab, plane, until
 from measure import BENCH, PYTHON, ROOT, Aim, BenchError, Part, Row, Spread, ratios
 
 AIM_RATIO, AIM_REQUESTS, AIM_MEMORY, AIM_CANCEL = 1.15, 3.0, 200, 10.0
@@ -34,7 +33,7 @@ steps:
 
 
 def measure(folder: Path, tasks: int, large: int, rounds: int, nodes: int, only: Collection[str] = CASES) -> Part:
-    """Run everything once a round on one control plane.
+    """Run everything once a round, each on a control plane of its own.
 
     Args:
         folder: for studies and stores.
@@ -45,46 +44,61 @@ def measure(folder: Path, tasks: int, large: int, rounds: int, nodes: int, only:
         only: which of `CASES`.
     """
     sys.path.insert(0, str(ROOT))
-    from testbed import Testbed, binaries
+    from testbed import binaries
+
+    def run(name: str, what: Callable[[Lab], dict[str, float]], text: str, **more: Any) -> dict[str, float]:
+        with plane(lambda bed: bed.add_nodes(nodes), study(20), folder) as bed, lab(bed, folder, text, **more) as at:
+            figures = what(at)
+        print(f"(h) {name}: {figures}", file=sys.stderr, flush=True)
+        return figures
 
     part = Part("A cluster: Jobs that do nothing")
-    with Testbed.start(nodes=nodes) as bed:
-        kubectl = binaries() / "kubectl"
-        cases: dict[str, Callable[[Lab], dict[str, float]]] = {
-            "floor": lambda at: _direct(at, WORKERS),
-            "shoal": _shoal,
-            "one": lambda at: _direct(at, 1),
-            "kubectl": lambda at: _kubectl(at, kubectl),
-        }
-        names = [name for name in cases if name in only]
-        found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-        if names:
-            with lab(bed, folder, study(20)) as at:  # so that the first case is no colder than the others
-                _shoal(at)
-        for turn in range(rounds):
-            shift = turn % max(1, len(names))
-            for name in names[shift:] + names[:shift]:
-                with lab(bed, folder, study(tasks)) as at:
-                    found[name].append(cases[name](at))
-                print(f"(h) {name}: {found[name][-1]}", file=sys.stderr, flush=True)
-        _tell(part, found, tasks)
-        if "stop" in only:
-            _tell_cancel(part, _cancel(bed, folder, min(tasks, nodes * 6)))
-        if large and "memory" in only:
-            _tell_memory(part, _waiting(bed, folder, large), large)
+    kubectl = binaries() / "kubectl"
+    runs: dict[str, Callable[[Lab], dict[str, float]]] = {
+        "floor": lambda at: _direct(at, WORKERS),
+        "shoal": _shoal,
+        "one": lambda at: _direct(at, 1),
+        "kubectl": lambda at: _kubectl(at, kubectl),
+    }
+    stopped = min(tasks, nodes * 6)
+    stops: dict[str, Callable[[Lab], dict[str, float]]] = {
+        "floor": _stop_directly,
+        "shoal": lambda at: _stop(at, stopped),
+    }
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in runs if name in only}
+    ended: dict[str, list[dict[str, float]]] = {name: [] for name in stops if "stop" in only}
+    for turn in range(rounds):
+        for name in _turned(list(found), turn):
+            found[name].append(run(name, runs[name], study(tasks)))
+        for name in _turned(list(ended), turn):
+            ended[name].append(run(f"stop, {name}", stops[name], study(stopped, "never")))
+    _tell(part, found, tasks)
+    if ended:
+        _tell_stop(part, ended, stopped)
+    if large and "memory" in only:
+        waits = {"waiting": large, "more": ", hosts: [no-such-node]"}
+        _tell_memory(part, run("memory", lambda at: _waiting(at, large), study(large), **waits), large)
     part.notes += [
         "etcd, kube-apiserver, kube-controller-manager, kube-scheduler and kwok run on this machine beside what is "
-        f"measured; {nodes} fake nodes of 8 GPUs. The control plane is what takes the time; each case has a namespace "
-        "of its own, and the one before is removed and gone first.",
-        f"*floor*: the same manifests, read from files, created by {WORKERS} threads over http.client, and one watch on Jobs "
+        f"measured; {nodes} fake nodes of 8 GPUs. The control plane is what takes the time; each case has one of its own, which "
+        "has run a study of 20 tasks before.",
+        "*floor*: the same manifests, read from files, created by 32 threads over http.client, and one watch on Jobs "
         "until all are over. *Shoal*: all of `shoal run --on`, from the start of the process to its exit: planning, policies, "
         "preflight, ConfigMaps, Jobs, two watches, records and results of every task, with a cluster file of five lines: no "
         "more pods wait at once than the default of `waiting` lets. *one by one*: as a script does it that "
         "loops over create_namespaced_job. *kubectl*: `kubectl apply -f` of the folder, then the watch.",
         "*requests a task* counts every request that Shoal sent, the preflight's and those of watches included. *CPU* is the "
         "client's own, which it takes from the control plane's two cores.",
+        "*stop*: all tasks run and would never end. *floor*: one request that deletes all Jobs, one that deletes all pods, and "
+        "watches until no container runs and no Job is left. *Shoal*: all of `shoal stop`, from its start to its exit, by which "
+        "time the same is true, and every task has its record. *pods gone after*: as long as the control plane is busy with it.",
     ]
     return part
+
+
+def _turned(names: list[str], turn: int) -> list[str]:
+    shift = turn % max(1, len(names))
+    return names[shift:] + names[:shift]
 
 
 def study(tasks: int, end: str = "ok") -> str:
@@ -119,52 +133,68 @@ def _said(text: str) -> dict[str, float]:
     return said
 
 
-def _cancel(bed: Any, folder: Path, tasks: int) -> dict[str, float]:
-    with lab(bed, folder, study(tasks, "never")) as at:
-        runner = at.begin()
-        beats = "runs-lab/noop/noop/*/attempts/1/heartbeat"
-        until(lambda: len(list(at.root.glob(beats))) == tasks, 900, f"{tasks} running tasks")
-        begin = time.perf_counter()
-        at.call(PYTHON, "-m", "shoal", "stop", "s.yaml")
-        over = time.perf_counter() - begin
-        runner.wait(60)
-        if at.jobs():
-            raise BenchError("Jobs are left after shoal stop")
-        return {"tasks": float(tasks), "over": over}
+def _stop_directly(at: Lab) -> dict[str, float]:
+    _manifests(at)
+    return _said(at.call(PYTHON, BENCH / "cluster_floor.py", at.kubeconfig, at.namespace, "m", str(WORKERS), "stop"))
 
 
-def _waiting(bed: Any, folder: Path, tasks: int) -> float:
+def _stop(at: Lab, tasks: int) -> dict[str, float]:
+    runner = at.begin()
+    beats = "runs-lab/noop/noop/*/attempts/1/heartbeat"
+    until(lambda: len(list(at.root.glob(beats))) == tasks, 900, f"{tasks} running tasks")
+    time.sleep(2.0)
+    begin = time.perf_counter()
+    at.call(PYTHON, "-m", "shoal", "stop", "s.yaml")
+    over = time.perf_counter() - begin
+    runner.wait(60)
+    if at.jobs():
+        raise BenchError("Jobs are left after shoal stop")
+    until(lambda: not at.pods(), 300, "no pods")
+    return {"over": over, "gone": time.perf_counter() - begin}
+
+
+def _waiting(at: Lab, tasks: int) -> dict[str, float]:
     """Memory of a runner whose tasks were all submitted, and wait."""
-    with lab(bed, folder, study(tasks), waiting=tasks, more=", hosts: [no-such-node]") as at:
-        runner = at.begin()
-        status = Path(f"/proc/{runner.pid}/status")
-        count = f"/apis/batch/v1/namespaces/{at.namespace}/jobs?limit=1"
+    begin = time.perf_counter()
+    runner = at.begin()
+    status = Path(f"/proc/{runner.pid}/status")
+    count = f"/apis/batch/v1/namespaces/{at.namespace}/jobs?limit=1"
 
-        def submitted() -> bool:
-            meta = at.api.get(count)["metadata"]
-            return 1 + int(meta.get("remainingItemCount") or 0) >= tasks
+    def submitted() -> bool:
+        meta = at.api.get(count)["metadata"]
+        return 1 + int(meta.get("remainingItemCount") or 0) >= tasks
 
-        until(submitted, 1800, f"{tasks} submitted tasks")
-        time.sleep(10)
-        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        runner.send_signal(signal.SIGTERM)
-        runner.wait(60)
-        return float(peak.split()[1]) * 1024
-
-
-def _tell_cancel(part: Part, cancel: Mapping[str, float]) -> None:
-    tasks, reached = f"{cancel['tasks']:.0f}", f"{cancel['over']:.1f}"
-    part.rows.append(Row("h", f"shoal stop of {tasks} running tasks", {"total s": reached}))
-    text = f"{tasks} running tasks stopped within {AIM_CANCEL:g} s"
-    part.aims.append(Aim("h", text, f"{reached} s", cancel["over"] <= AIM_CANCEL))
-    part.figures["cancel"] = cancel
+    until(submitted, 1800, f"{tasks} submitted tasks")
+    created = time.perf_counter() - begin
+    time.sleep(10)
+    peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    # With its control plane all that it has submitted goes.
+    runner.kill()
+    runner.wait(60)
+    return {"created": created, "memory": float(peak.split()[1]) * 1024}
 
 
-def _tell_memory(part: Part, memory: float, tasks: int) -> None:
-    shown = f"{memory / 1e6:.0f} MB"
-    part.rows.append(Row("h", f"Shoal with {tasks} tasks submitted", {"memory": shown}))
-    part.aims.append(Aim("h", f"{tasks} tasks in less than {AIM_MEMORY} MB", shown, memory < AIM_MEMORY * 1e6))
-    part.figures["memory"] = memory
+def _tell_stop(part: Part, found: Mapping[str, list[dict[str, float]]], tasks: int) -> None:
+    floor = Spread(tuple(one["over"] for one in found["floor"]))
+    for name, shown in (("floor", "floor: Jobs and pods deleted, two requests"), ("shoal", "shoal stop")):
+        over = Spread(tuple(one["over"] for one in found[name]))
+        gone = Spread(tuple(one["gone"] for one in found[name]))
+        cells = {"total s": over.shown(1), "pods gone after s": gone.shown(1)}
+        if name == "shoal":
+            cells["x floor"] = ratios(over, floor).shown(2)
+            text = f"{tasks} running tasks stopped within {AIM_CANCEL:g} s"
+            part.aims.append(Aim("h", text, f"{over.shown(1)} s", over.median <= AIM_CANCEL))
+        part.rows.append(Row("h", f"{shown}, {tasks} running tasks", cells))
+    part.figures["stop"] = dict(found)
+
+
+def _tell_memory(part: Part, found: Mapping[str, float], tasks: int) -> None:
+    shown = f"{found['memory'] / 1e6:.0f} MB"
+    cells = {"memory": shown, "created after s": f"{found['created']:.1f}"}
+    part.rows.append(Row("h", f"Shoal with {tasks} tasks submitted", cells))
+    met = found["memory"] < AIM_MEMORY * 1e6
+    part.aims.append(Aim("h", f"{tasks} tasks in less than {AIM_MEMORY} MB", shown, met))
+    part.figures["memory"] = dict(found)
 
 
 def _tell(part: Part, found: Mapping[str, list[dict[str, float]]], tasks: int) -> None:

@@ -1,4 +1,4 @@
-"""A namespace and a study for one measurement on the control plane of part (h) or (i)."""
+"""A control plane, a namespace and a study for one measurement of part (h) or (i)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import contextlib
 import itertools
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from measure import PYTHON, BenchError, environ
+from measure import PYTHON, ROOT, BenchError, environ
 
-__all__ = ["Lab", "lab", "until"]
+__all__ = ["Lab", "lab", "plane", "until"]
 
 _names = itertools.count(1)
 
@@ -68,25 +69,40 @@ class Lab:
         found: list[dict[str, Any]] = self.api.get(f"/apis/batch/v1/namespaces/{self.namespace}/jobs")["items"]
         return found
 
-    def close(self) -> None:
-        """Remove it, and wait until the control plane has nothing more to do with it."""
-        self.api.request("DELETE", f"/api/v1/namespaces/{self.namespace}")
-        with contextlib.suppress(Exception):
-            end = time.monotonic() + 300
-            while time.monotonic() < end and self.api.request("GET", f"/api/v1/namespaces/{self.namespace}").is_success:
-                time.sleep(1)
-        self.api.request("DELETE", f"/api/v1/persistentvolumes/{self.namespace}")
-        self.api.close()
+    def pods(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.api.get(f"/api/v1/namespaces/{self.namespace}/pods")["items"]
+        return found
+
+
+@contextlib.contextmanager
+def plane(add_nodes: Callable[[Any], object], warm: str, folder: Path, **options: Any) -> Iterator[Any]:
+    """A control plane of its own for each measurement: none finds what the one before has left, and its rest goes with it.
+
+    Args:
+        add_nodes: gives it its fake nodes.
+        warm: a study that is run first, so that nothing is cold.
+        folder: for studies and stores.
+        options: of the testbed.
+    """
+    sys.path.insert(0, str(ROOT))
+    from testbed import Testbed
+    from testbed.control import Options
+
+    with Testbed.start(options=Options(**options)) as bed:
+        add_nodes(bed)
+        with lab(bed, folder, warm) as at:
+            at.call(PYTHON, "-m", "shoal", "run", "s.yaml", "--on", "lab")
+        yield bed
 
 
 @contextlib.contextmanager
 def lab(bed: Any, folder: Path, study: str, **more: Any) -> Iterator[Lab]:
-    """A `Lab` that is removed afterwards."""
+    """A `Lab`; its objects are left to the end of its control plane."""
     made = Lab(bed, folder, study, **more)
     try:
         yield made
     finally:
-        made.close()
+        made.api.close()
 
 
 def until(ready: Callable[[], bool], seconds: float, what: str) -> None:

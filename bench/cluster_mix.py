@@ -12,17 +12,23 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from cluster_lab import Lab, lab
+from cluster_lab import Lab, lab, plane
+from cluster_moments import Moments, phases, shown
+from cluster_order import makespan
 from measure import PYTHON, ROOT, Aim, BenchError, Part, Row
 
 AIM = 1.05
 PREEMPTED = 0.05
 SEED = 3
 WAITING = 8
-"""Pods that wait at once: what waits at the platform is in the scheduler's hands, which fills a hole with whatever fits."""
+"""Pods that wait at once. The scheduler gives a place to whatever of them fits: with all of the mix waiting, tasks of 3.6 h on 2
+GPUs take the places that those of 68 h on 4 wait for, which then end last. `makespan` of cluster_order.py shows what that costs,
+and that any small number does as well: 8 are enough for the scheduler to have the next one when several places become free."""
 BACKOFF = 1
 """Seconds after which the scheduler looks again at a pod that did not fit. Its usual 10 would be many hours of the simulation,
 in which younger pods take the holes."""
+MEANS = {"detection": 68.0, "burned": 3.6, "deforestation": 25.0}
+"""Hours that a task of each step is said to take."""
 CHECKPOINT = 1.0
 """Hours between checkpoints; a preempted task has lost half of that on average."""
 
@@ -45,6 +51,11 @@ class Training:
     at: float | None = None
     lost: float = 0.0
 
+    @property
+    def mean(self) -> float:
+        """Hours that its user says it takes."""
+        return MEANS[self.step]
+
     def attempts(self) -> tuple[float, ...]:
         """Hours of each attempt: a preempted one is gone on with from its checkpoint."""
         return (self.hours,) if self.at is None else (self.at, self.hours - self.at + self.lost)
@@ -53,12 +64,12 @@ class Training:
 def mix(seed: int = SEED, preempted: float = PREEMPTED) -> list[Training]:
     """The trainings of the paper, their lengths spread by a fifth around the means that it tells, shuffled."""
     draw = random.Random(seed)
-    kinds = [*[("detection", 4, 68.0)] * 30, *[("burned", 2, 3.6)] * 144]
-    kinds += [("deforestation", 1 + 3 * (number % 2), 25.0) for number in range(60)]
+    kinds = [*[("detection", 4)] * 30, *[("burned", 2)] * 144]
+    kinds += [("deforestation", 1 + 3 * (number % 2)) for number in range(60)]
     found = []
     hit = set(draw.sample(range(len(kinds)), round(preempted * len(kinds))))
-    for number, (step, gpus, mean) in enumerate(kinds):
-        hours = mean * draw.uniform(0.8, 1.2)
+    for number, (step, gpus) in enumerate(kinds):
+        hours = MEANS[step] * draw.uniform(0.8, 1.2)
         if number in hit:
             at = hours * draw.uniform(0.1, 0.9)
             found.append(Training(step, gpus, hours, at, min(at, draw.uniform(0, CHECKPOINT))))
@@ -87,11 +98,10 @@ def study(tasks: Sequence[Training], second: float) -> str:
             for number, one in enumerate(tasks)
             if one.step == step
         ]
-        mean = {"detection": 68.0, "burned": 3.6, "deforestation": 25.0}[step]
         text += f"""  {step}:
     run: "true {{n}} {{gpus}} {{fake_seconds}} {{fake_end}}"
     include: {json.dumps(cells)}
-    resources: {{gpu: "{{gpus}}", cpu: 1, memory: 1Gi, shm: 64Mi, time: {mean * second:.1f}s}}
+    resources: {{gpu: "{{gpus}}", cpu: 1, memory: 1Gi, shm: 64Mi, time: {MEANS[step] * second:.1f}s}}
 """
     return text
 
@@ -106,23 +116,24 @@ def measure(folder: Path, sizes: Sequence[int], seconds: Sequence[float], tasks:
         tasks: how many of the mix; default: all.
     """
     sys.path.insert(0, str(ROOT))
-    from testbed import Testbed
-    from testbed.control import Options
     from testbed.nodes import Kind
 
     part = Part("A cluster: the paper's mix")
     work = mix()[:tasks]
+    plain = (Kind("NVIDIA-GeForce-RTX-3090", 24576, share=1),)
     for gpus, second in zip(sizes, seconds, strict=True):
-        with Testbed.start(options=Options(backoff=BACKOFF)) as bed:
-            plain = (Kind("NVIDIA-GeForce-RTX-3090", 24576, share=1),)
+
+        def add_nodes(bed: Any, gpus: int = gpus) -> None:
             bed.add_nodes(gpus // 8, kinds=plain)
             if gpus % 8:
                 bed.add_nodes(1, gpus=gpus % 8, kinds=plain)
-            with lab(bed, folder, study(work[:8], 0.1)) as at:  # so that nothing is cold
-                at.call(PYTHON, "-m", "shoal", "run", "s.yaml", "--on", "lab")
+
+        with plane(add_nodes, study(work[:8], 0.1), folder, backoff=BACKOFF) as bed:
             with lab(bed, folder, study(work, second), waiting=WAITING) as at:
-                found = _run(at, work, gpus, second)
+                found, took = _run(at, work, gpus, second)
+        print(f"(i) {gpus} GPUs: {found}", file=sys.stderr, flush=True)
         _tell(part, found, len(work))
+        part.rows += [Row("i", f"{gpus} GPUs: {name}", shown(times)) for name, times in took.items()]
     part.notes += [
         "30 trainings of about 68 h on 4 GPUs, 144 of 3.6 h on 2, 60 of 25 h on 1 or 4 (half each), each length within a fifth "
         "of its mean; the fake nodes have 8 GPUs. One in twenty is preempted at a random moment and goes on from its last "
@@ -135,15 +146,23 @@ def measure(folder: Path, sizes: Sequence[int], seconds: Sequence[float], tasks:
         f"`waiting: {WAITING}`, as for GPUs that nobody else wants: so most of the order is the runner's.",
         "The scheduler's back-off is compressed too, as far as it can be: it looks again at a pod that did not fit after "
         f"{BACKOFF} s instead of 10.",
+        "*of the order*: computed: the same ratio if nothing but the trainings took time, for the order in which they are handed "
+        "over and taken; *were all waiting*: if all waited at the scheduler at once.",
+        "The lines below each size are what was seen of its attempts, with one clock, by a watch beside Shoal: how often each "
+        "happened, and how long it took.",
     ]
     return part
 
 
-def _run(at: Lab, work: Sequence[Training], gpus: int, second: float) -> dict[str, float]:
+def _run(
+    at: Lab, work: Sequence[Training], gpus: int, second: float
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    moments = Moments(at.kubeconfig, at.namespace)
     begin = time.perf_counter()
     at.call(PYTHON, "-m", "shoal", "run", "s.yaml", "--on", "lab")
     wall = time.perf_counter() - begin
-    records = [json.loads(path.read_text()) for path in at.root.glob("runs-lab/mix/*/*/attempts/*/attempt.json")]
+    folders = [path.parent for path in at.root.glob("runs-lab/mix/*/*/attempts/*/attempt.json")]
+    records = [json.loads((folder / "attempt.json").read_text()) for folder in folders]
     done = len(list(at.root.glob("runs-lab/mix/*/*/result.json")))
     if done != len(work):
         raise BenchError(f"{done} of {len(work)} trainings are done")
@@ -159,7 +178,8 @@ def _run(at: Lab, work: Sequence[Training], gpus: int, second: float) -> dict[st
     return {
         "gpus": gpus, "second": second, "wall": wall, "makespan": hours, "bound": least, "ratio": hours / least,
         "attempts": len(records), "idle": 1 - used / (gpus * hours),
-    }  # fmt: skip
+        "order": makespan(work, gpus, WAITING) / least, "all": makespan(work, gpus, len(work)) / least,
+    }, phases(moments, folders)  # fmt: skip
 
 
 def _tell(part: Part, found: dict[str, Any], tasks: int) -> None:
@@ -170,6 +190,8 @@ def _tell(part: Part, found: dict[str, Any], tasks: int) -> None:
         "makespan h": f"{found['makespan']:.1f}",
         "bound h": f"{found['bound']:.1f}",
         "x bound": ratio,
+        "of the order": f"{found['order']:.3f}",
+        "were all waiting": f"{found['all']:.3f}",
         "idle GPUs": f"{found['idle']:.0%}",
         "attempts": f"{found['attempts']}",
         "total s": f"{found['wall']:.0f}",

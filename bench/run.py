@@ -47,6 +47,7 @@ def main() -> int:
             except Exception as error:
                 # One part that fails is told, and does not cost the minutes of the others.
                 why = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
+                print(f"({letter}) was not measured: {why}", file=sys.stderr, flush=True)
                 failed.append(letter)
                 found[letter] = Part("Not measured", notes=[f"Not measured: {why}"])
     facts = machine.facts(before, machine.load(), time.perf_counter() - begin)
@@ -54,7 +55,7 @@ def main() -> int:
     if options.write:
         results = Path(options.write)
         there = results.read_text() if options.update and results.exists() else ""
-        results.write_text(table.markdown(found, facts, there))
+        results.write_text(table.markdown(found, facts, there, failed=failed))
         print(f"Written to {Path(options.write).name}.")
     if options.json:
         figures = {letter: part.figures for letter, part in found.items()}

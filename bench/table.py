@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from measure import Part
 
@@ -16,15 +16,19 @@ disturbs both sides. Each part says when and on what machine it was measured.
 _PART = re.compile(r"^## \(([a-z])\) ", re.MULTILINE)
 
 
-def markdown(parts: Mapping[str, Part], facts: Mapping[str, str], before: str = "") -> str:
+def markdown(
+    parts: Mapping[str, Part], facts: Mapping[str, str], before: str = "", failed: Collection[str] = ()
+) -> str:
     """The text of RESULTS.md.
 
     Args:
         parts: what was measured now, by letter.
         facts: the machine and the command.
         before: the text that is there; its parts that were not measured now stay as they are.
+        failed: the letters of parts that could not be measured: what is there of them stays too.
     """
     kept = _parts_of(before)
+    parts = {letter: part for letter, part in parts.items() if letter not in failed or letter not in kept}
     aims = {letter: rows for letter, (rows, _) in kept.items()} | {
         letter: _aims(part) for letter, part in parts.items()
     }

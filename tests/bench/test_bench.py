@@ -97,6 +97,17 @@ def test_cpu_time_counts_processes_that_outlive_the_command():
     assert float(done.stdout) >= 0.5
 
 
+def test_a_part_that_fails_leaves_the_figures_of_before(bench):
+    measure, table = bench("measure"), bench("table")
+    facts = {"command": "one", "CPU": "x"}
+    row, aim = measure.Row("a", "floor", {"s": "7"}), measure.Aim("a", "soon", "7 s", True)
+    before = table.markdown({"a": measure.Part("Things", [row], [aim])}, facts)
+    broken = {letter: measure.Part("Not measured", notes=["Not measured: no"]) for letter in "ab"}
+    after = table.markdown(broken, {"command": "two", "CPU": "x"}, before, failed=["a", "b"])
+    assert after.startswith(before.rstrip())
+    assert "## (b) Not measured" in after
+
+
 def test_ratios_are_taken_round_by_round(bench):
     measure = bench("measure")
     ours, floor = measure.Spread((2.0, 30.0, 4.0)), measure.Spread((1.0, 10.0, 4.0))
@@ -141,6 +152,22 @@ def test_the_simulated_mix_is_the_papers_and_its_bound_holds(bench, tmp_path):
     assert mix.bound(work, 1) == pytest.approx(sum(one.gpus * one.hours for one in work))
 
 
+def test_what_the_order_of_the_mix_costs_is_computed(bench):
+    mix, order = bench("cluster_mix"), bench("cluster_order")
+    alone = [mix.Training("burned", 2, 3.0)]
+    assert order.makespan(alone, 2, 1) == 3.0
+    assert order.makespan([mix.Training("burned", 2, 3.0, at=1.0, lost=0.5)], 2, 1, reaction=0.25) == 4.0
+    # Long ones first, however long the others have to wait.
+    long, short = mix.Training("detection", 4, 60.0), mix.Training("burned", 2, 4.0)
+    assert order.makespan([long, long, short, short], 4, 1) == 124.0
+    work = mix.mix()
+    least = mix.bound(work, 64)
+    few, all_ = order.makespan(work, 64, mix.WAITING), order.makespan(work, 64, len(work))
+    assert least < few < 1.02 * least
+    assert all_ > 1.05 * least
+    assert order.makespan(work, 2000, 8) == pytest.approx(max(sum(one.attempts()) for one in work))
+
+
 @pytest.mark.slow
 def test_a_cluster_is_measured_with_small_sizes(tmp_path):
     sys.path.insert(0, str(BENCH.parent))
@@ -156,8 +183,9 @@ def test_a_cluster_is_measured_with_small_sizes(tmp_path):
     for said in (
         "| Shoal, 10 Jobs",
         "| kubectl apply -f, one watch, 10 Jobs",
-        "| shoal stop of 10",
+        "| shoal stop, 10",
         "12 trainings on 16 GPUs",
+        "| 16 GPUs: room becomes free until a waiting pod has it |",
     ):
         assert said in text
 

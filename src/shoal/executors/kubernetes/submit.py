@@ -39,8 +39,10 @@ from shoal.executors.records import read_spec
 __all__ = ["Created", "Dropped", "Fetched", "Refused", "Submitter"]
 
 _WORKERS = 16
-# Tasks named in one request: their ids are part of its address, and proxies take some 8 KB.
-_AT_ONCE = 450
+# The server removes the objects of one request one after the other: several requests at once.
+_REMOVERS = 8
+# Tasks named in one request: each looks at all objects; their ids are part of its address, and proxies take some 8 KB.
+_FEWEST, _MOST = 50, 450
 _LOG_BYTES = 4 << 20
 _PAUSE = 2.0
 _FORBIDDEN_TRIES = 20
@@ -105,7 +107,7 @@ class Submitter:
         self._tell = tell
         self._makers = ThreadPoolExecutor(workers, thread_name_prefix="shoal-submit")
         self._others = ThreadPoolExecutor(4, thread_name_prefix="shoal-ask")
-        self._removers = ThreadPoolExecutor(4, thread_name_prefix="shoal-remove")
+        self._removers = ThreadPoolExecutor(_REMOVERS, thread_name_prefix="shoal-remove")
         self._ready = threading.Lock()
         self._prepared = False
         self._dropped: set[AttemptKey] = set()
@@ -133,8 +135,9 @@ class Submitter:
         for key in keys:
             by_number.setdefault(key.number, []).append(key.task)
         for number, tasks in by_number.items():
-            for start in range(0, len(tasks), _AT_ONCE):
-                chosen = ",".join(sorted(tasks[start : start + _AT_ONCE]))
+            size = min(_MOST, max(_FEWEST, -(-len(tasks) // _REMOVERS)))
+            for start in range(0, len(tasks), size):
+                chosen = ",".join(sorted(tasks[start : start + size]))
                 selector = f"{names.selector(self._shared.scope)},{names.ATTEMPT}={number},{names.TASK} in ({chosen})"
                 self._removers.submit(self._remove, selector, now)
 
