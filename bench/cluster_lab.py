@@ -14,8 +14,9 @@ from typing import Any
 
 from measure import PYTHON, ROOT, BenchError, environ
 
-__all__ = ["Lab", "lab", "plane", "until"]
+__all__ = ["JOBS", "PODS", "Lab", "lab", "plane", "until"]
 
+JOBS, PODS = "/apis/batch/v1 jobs", "/api/v1 pods"
 _names = itertools.count(1)
 
 CLUSTER = """
@@ -65,29 +66,32 @@ class Lab:
         nothing = subprocess.DEVNULL
         return subprocess.Popen(argv, cwd=self.root, env=self.env, stdout=nothing, stderr=nothing)
 
-    def jobs(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.api.get(f"/apis/batch/v1/namespaces/{self.namespace}/jobs")["items"]
-        return found
-
-    def pods(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.api.get(f"/api/v1/namespaces/{self.namespace}/pods")["items"]
-        return found
+    def count(self, path: str) -> int:
+        """How many objects there are: ``/apis/batch/v1 jobs``; asked so that the server has little to do."""
+        group, _, plural = path.partition(" ")
+        found = self.api.get(f"{group}/namespaces/{self.namespace}/{plural}?limit=1")
+        return len(found["items"]) + int(found["metadata"].get("remainingItemCount") or 0)
 
 
 @contextlib.contextmanager
-def plane(add_nodes: Callable[[Any], object], warm: str, folder: Path, **options: Any) -> Iterator[Any]:
+def plane(
+    add_nodes: Callable[[Any], object], warm: str, folder: Path, *, gogc: int = 400, **options: Any
+) -> Iterator[Any]:
     """A control plane of its own for each measurement: none finds what the one before has left, and its rest goes with it.
 
     Args:
         add_nodes: gives it its fake nodes.
         warm: a study that is run first, so that nothing is cold.
         folder: for studies and stores.
+        gogc: how much garbage its programs let gather, in percent of what they use: cores are scarce here, memory is not.
         options: of the testbed.
     """
     sys.path.insert(0, str(ROOT))
     from testbed import Testbed
     from testbed.control import Options
 
+    # Of the environment that its programs get.
+    os.environ["GOGC"] = str(gogc)
     with Testbed.start(options=Options(**options)) as bed:
         add_nodes(bed)
         with lab(bed, folder, warm) as at:
