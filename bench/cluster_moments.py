@@ -79,7 +79,9 @@ def phases(moments: Moments, attempts: Sequence[Path]) -> dict[str, list[float]]
     for folder in attempts:
         record = json.loads((folder / "attempt.json").read_text())
         name = record["cluster"]["job"]
-        one = moments.at[name]
+        one = moments.at.get(name, {})
+        if not {"job", "pod", "placed", "runs", "over"} <= one.keys():
+            continue  # the watch was cut just then
         queued = datetime.fromisoformat(record["queued"]).timestamp()
         submit.append(one["job"] - queued)
         pods.append(one["pod"] - one["job"])
