@@ -177,7 +177,10 @@ def _tell_stop(part: Part, found: Mapping[str, list[dict[str, float]]], tasks: i
         gone = Spread(tuple(one["gone"] for one in found[name]))
         cells = {"total s": over.shown(1), "pods gone after s": gone.shown(1)}
         if name == "shoal":
-            cells["x floor"] = ratios(over, floor).shown(2)
+            ratio = ratios(over, floor)
+            cells["x floor"] = ratio.shown(2)
+            text = f"{tasks} running tasks stopped within {AIM_RATIO:g} x of two requests that delete everything"
+            part.aims.append(Aim("h", text, f"x {ratio.shown(2)}", ratio.median <= AIM_RATIO))
             text = f"{tasks} running tasks stopped within {AIM_CANCEL:g} s"
             part.aims.append(Aim("h", text, f"{over.shown(1)} s", over.median <= AIM_CANCEL))
         part.rows.append(Row("h", f"{shown}, {tasks} running tasks", cells))
