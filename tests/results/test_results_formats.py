@@ -63,6 +63,29 @@ def test_rich_has_the_best_in_bold(table: Table) -> None:
     assert re.search(r"\x1b\[1m0\.\d{3} ±", out.getvalue())
 
 
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_narrow_terminal_breaks_names_and_never_numbers(table: Table, width: int) -> None:
+    from rich.console import Console
+
+    out = io.StringIO()
+    Console(file=out, width=width).print(table_rich(table))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    numbers = [re.findall(r"0\.\d{3} ±0\.\d{3}", line) for line in lines]
+    assert sorted(map(len, numbers))[-2:] == [2, 2], "both rows show both their cells in one line"
+    assert "".join(re.findall(r"^ (\S+)", out.getvalue(), re.MULTILINE)).count("a_b") >= 1
+
+
+def test_what_is_no_terminal_gets_lines_as_long_as_they_are(tmp_path: Path) -> None:
+    small = Small(tmp_path, objective={"metric": "iou", "goal": "max"})
+    names = [letter * 90 for letter in "abc"]
+    for name in names:
+        small.add("s", {"model": name, "backbone": name}, {"iou": 0.5})
+    text = render_table(build_table(read_store(small.write()), rows=["model", "backbone"]))
+    assert all(f"{name}   {name} " in text for name in names)
+    assert "…" not in text
+
+
 def test_markdown_is_a_table_whatever_the_names(table: Table) -> None:
     lines = [line for line in render_table(table, "md").splitlines() if line.startswith("|")]
     assert len(lines) == 4

@@ -41,6 +41,18 @@ def test_names_that_collide(tmp_path: Path) -> None:
     assert (row["loss"], row["metrics.step"], row["step"], row["seconds"]) == (0.5, 7.0, "s", 10.0)
 
 
+def test_whole_numbers_stay_whole_beside_tasks_that_have_none(tmp_path: Path) -> None:
+    small = Small(tmp_path)
+    small.add("prep", {}, {"n": 3})
+    small.add("s", {"seed": 1, "lr": 0.1, "flag": True}, {"iou": 0.5})
+    frame = load(small.write()).results()
+    assert list(frame.seed.astype(object).where(frame.seed.notna(), None)) == [None, 1]
+    assert str(frame.seed.dtype) == "Int64"
+    assert frame.lr.dtype == float
+    assert frame[frame.seed == 1].iou.mean() == 0.5
+    assert frame.to_csv(index=False).splitlines()[2].split(",")[3] == "1"
+
+
 def test_curves_after_a_resume(tmp_path: Path) -> None:
     small = Small(tmp_path)
     lost = attempt(0, 0, 9, outcome="failed", failure="preempted")

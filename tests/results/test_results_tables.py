@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import random
 from pathlib import Path
@@ -247,3 +248,21 @@ def test_hours_of_a_row_are_its_own(tmp_path: Path) -> None:
     table = build_table(read_store(small.write()), rows="model", value="iou")
     assert table.hours_of == "GPU-h"
     assert list(table.row_hours.values()) == [2.5, 2.5]
+
+
+def test_trials_of_several_versions_of_the_code_are_told(tmp_path: Path) -> None:
+    small = Small(tmp_path, objective={"metric": "s/iou", "goal": "max"})
+    ids = []
+    for model in "abc":
+        need = small.add("prep", {"model": model}, {"n": 1})
+        ids.append(small.add("s", {"model": model}, {"iou": 0.5}, needs=[need]))
+    folder = small.write()
+    assert not any("versions" in note for note in build_table(read_store(folder), rows="model").notes)
+    for step, id_, code in (("s", ids[0], "1"), ("s", ids[1], "2"), ("s", ids[2], "1"), ("prep", None, None)):
+        for file in (folder / step).glob(f"{id_ or '*'}/result.json"):
+            file.write_text(json.dumps(json.loads(file.read_text()) | {"code": code or file.parent.name}))
+    notes = build_table(read_store(folder), rows="model").notes
+    assert "Tasks of s were done with 2 versions of their code (2, 1 tasks): shoal plan says which are stale." in notes
+    assert any(note.startswith("Tasks of prep were done with 3 versions") for note in notes), (
+        "what they were made from too"
+    )

@@ -66,6 +66,9 @@ def draw(progress: Progress) -> RenderableType:
     if progress.mode in _MODES:
         head.append(f"   {_MODES[progress.mode]}", style="yellow")
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(overflow="fold")  # where the terminal is narrow, names are broken, counts never
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
     for step in progress.steps.values():
         table.add_row(Text(f"  {step.name}", style="cyan"), bar(step), counts(step))
     parts: list[RenderableType] = [head, table]

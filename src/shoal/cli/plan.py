@@ -130,15 +130,15 @@ def _show(
     title = opened.plan.study.title
     head = f"[bold]{opened.plan.study.study}[/bold]" + (f" · {_plain(title)}" if title else "")
     out.print(head)
-    out.print(Text(f"store {opened.store.root}", style="dim"))
+    out.print(Text(f"store {opened.store.root}", style="dim"), soft_wrap=True)  # a path, or a command, is to be pasted
     out.print()
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
-    table.add_column("step")
+    table.add_column("step", overflow="fold")
     for name in ("tasks", "done", "run"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("why")
     table.add_column("each")
-    table.add_column("estimate", justify="right")
+    table.add_column("estimate", justify="right", no_wrap=True)
     total = Counter[str]()
     estimates: list[float] = []
     rested = 0
@@ -196,11 +196,15 @@ def _show(
     elif total["run"]:
         place = f" --on {on}" if findings is not None else ""
         command = f"shoal run {_plain(opened.file)}{option}{place}"
-        out.print(f"{total['run']} of {total['tasks']} tasks to run. {start} with: {command}")
+        out.print(f"{total['run']} of {total['tasks']} tasks to run. {start} with: {command}", soft_wrap=True)
     elif total["gate"]:
-        out.print(f"Nothing to run before a person approves: shoal approve {_plain(opened.file)}{option}")
+        out.print(
+            f"Nothing to run before a person approves: shoal approve {_plain(opened.file)}{option}", soft_wrap=True
+        )
     else:
-        out.print(f"All {total['tasks']} tasks are done. See: shoal {opened.look_with} {_plain(opened.look)}")
+        out.print(
+            f"All {total['tasks']} tasks are done. See: shoal {opened.look_with} {_plain(opened.look)}", soft_wrap=True
+        )
 
 
 def _show_absent(out: Any, opened: Opened, states: dict[str, TaskState]) -> bool:

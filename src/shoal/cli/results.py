@@ -106,7 +106,7 @@ def _print_tasks(found: object, format_: str) -> None:
     if format_ == "csv":
         typer.echo(frame.to_csv(index=False), nl=False)
     elif format_ == "json":
-        typer.echo(frame.to_json(orient="records", indent=1))
+        typer.echo(frame.to_json(orient="records", indent=1, double_precision=15))
     elif format_ == "md":
         typer.echo("| " + " | ".join(map(str, frame.columns)) + " |")
         typer.echo("|" + " --- |" * len(frame.columns))
@@ -115,4 +115,5 @@ def _print_tasks(found: object, format_: str) -> None:
     elif format_ == "latex":
         raise UsageError("--tasks --format latex: a row a task is not a table for a paper", hint="Use csv.")
     else:
-        typer.echo(frame.to_string(index=False, na_rep=""))
+        # As objects, or a missing text would read "None" and a missing number make a column of another kind.
+        typer.echo(frame.astype(object).where(frame.notna(), "").to_string(index=False))

@@ -16,7 +16,7 @@ from shoal.cli.words import console, gpu_words, print_json
 from shoal.errors import UsageError
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Group, RenderableType
 
     from shoal.results.platform import UseFinding
 
@@ -45,6 +45,8 @@ def status(
         raise UsageError(
             "--watch draws on a terminal, and this is none", hint="Without --watch the state is printed once."
         )
+    from rich.text import Text
+
     opened = open_study(study, profile=profile, overrides=set_, store=store, as_last_run=True, on=on)
     found = survey_status(opened)
     if json:
@@ -53,7 +55,10 @@ def status(
     if watch:
         found = _watch(opened, found)
     else:
-        console().print(picture(found, opened.look))
+        out = console()
+        for part in picture(found, opened.look).renderables:
+            # Lines are left to the terminal to break: a command stays one, and a program that reads them finds them whole.
+            out.print(part, soft_wrap=isinstance(part, Text))
     if (following := _next(found, opened)) is not None:
         typer.echo(f"  {following}")
 
@@ -153,7 +158,7 @@ _STYLES = {"done": "green", "running": "cyan", "failed": "red", "interrupted": "
 _WORDS = {"todo": "to run", "gate": "for a person"}
 
 
-def picture(found: dict[str, Any], look: str) -> RenderableType:
+def picture(found: dict[str, Any], look: str) -> Group:
     """The state of a study for a person; ``look`` is what the commands that it suggests begin with."""
     from rich.console import Group
     from rich.table import Table

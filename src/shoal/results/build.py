@@ -16,6 +16,7 @@ from shoal.results.data import STATES, Objective, StudyData, Task, show_value, v
 from shoal.results.errors import ResultError, did_you_mean
 from shoal.results.metrics import MetricRef, find_metric, metric_names, metric_value
 from shoal.results.tables import NO_GOAL, Best, Cell, Key, Table, digits_for, names_of
+from shoal.results.versions import mixed_code
 
 __all__ = ["build_table"]
 
@@ -395,5 +396,6 @@ def _notes(
         table.notes.append(f"{odd} {'value' if odd == 1 else 'values'} of NaN or infinity left out.")
     if circular:
         table.notes.append(f"Chosen by {table.value} itself: the numbers shown are optimistic.")
+    table.notes += mixed_code(data, (task for task in tasks if values[task.id] is not None))
     if table.goal is None:
         table.notes.append(NO_GOAL)

@@ -12,9 +12,23 @@ from shoal.results.errors import ResultError
 from shoal.results.tables import Cell, Key, Table
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Group
+    from rich.table import Table as RichTable
+    from rich.text import Text
 
-__all__ = ["FORMATS", "cell_text", "column_head", "escape_latex", "render_table", "table_json", "table_rich"]
+__all__ = [
+    "FORMATS",
+    "cell_text",
+    "column_head",
+    "escape_latex",
+    "narrow_table",
+    "render_table",
+    "table_json",
+    "table_rich",
+]
+
+# Less of a name says nothing.
+_NAME_WIDTH = 8
 
 FORMATS = ("table", "csv", "json", "md", "latex")
 
@@ -134,21 +148,14 @@ def table_json(table: Table) -> dict[str, Any]:
     }
 
 
-def table_rich(table: Table) -> RenderableType:
+def table_rich(table: Table) -> Group:
     """Return heading, table and notes for a rich console: best in bold."""
-    from rich import box
     from rich.console import Group
-    from rich.table import Table as RichTable
     from rich.text import Text
 
-    rich = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
-    for axis in table.rows:
-        rich.add_column(Text(axis), no_wrap=True)
-    for column in table.column_keys:
-        rich.add_column(Text(column_head(table, column)), justify="right")
-    if has_ranks(table):
-        rich.add_column("rank", justify="right")
-    rich.add_column(table.hours_of, justify="right")
+    heads = [column_head(table, column) for column in table.column_keys]
+    heads += [*(["rank"] if has_ranks(table) else []), table.hours_of]
+    lines = []
     for row in table.row_keys:
         line = [Text(label) for label in table.row_labels[row]]
         for column in table.column_keys:
@@ -157,9 +164,34 @@ def table_rich(table: Table) -> RenderableType:
         if has_ranks(table):
             line.append(Text(rank_text(table.row_rank[row])))
         line.append(Text(hours_text(table, row)))
-        rich.add_row(*line)
+        lines.append(line)
+    rich = narrow_table([*table.rows], heads, lines)
     notes = [Text(note, style="dim") for note in table.notes]
     return Group(Text(_heading(table), style="bold"), rich, *notes)
+
+
+def narrow_table(names: list[str], numbers: list[str], lines: list[list[Text]]) -> RichTable:
+    """Return a table for a rich console. Where that is narrow, names and heads are broken, and numbers stay whole.
+
+    Args:
+        names: heads of the columns of names, at the left.
+        numbers: heads of the columns of numbers.
+        lines: the cells of each line, names first.
+    """
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    rich = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, head in enumerate([*names, *numbers]):
+        longest = max((line[place].cell_len for line in lines), default=0)
+        if place < len(names):
+            rich.add_column(Text(head), overflow="fold", min_width=min(longest, _NAME_WIDTH))
+        else:
+            rich.add_column(Text(head), justify="right", overflow="fold", min_width=longest)
+    for line in lines:
+        rich.add_row(*line)
+    return rich
 
 
 def _heading(table: Table) -> str:
@@ -168,10 +200,14 @@ def _heading(table: Table) -> str:
 
 def _plain(table: Table, width: int) -> str:
     from rich.console import Console
+    from rich.measure import Measurement
 
     out = io.StringIO()
-    console = Console(file=out, width=width, color_system=None, force_terminal=False, legacy_windows=False)
-    console.print(table_rich(table))
+    drawn = table_rich(table)
+    console = Console(file=out, width=10_000, color_system=None, force_terminal=False, legacy_windows=False)
+    # A file has no edge: what is wider than the width is not cut.
+    console.width = max(width, *(Measurement.get(console, console.options, part).maximum for part in drawn.renderables))
+    console.print(drawn)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n") + "\n"
 
 

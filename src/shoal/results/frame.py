@@ -41,12 +41,10 @@ class StudyResults:
     def results(self, step: str | None = None, *, metrics: Iterable[str] = ()) -> pd.DataFrame:
         """Return one row a task of the plan, in plan order.
 
-        Columns: ``task``, ``step``, ``state`` (done, running, failed, cancelled, waiting), one for each
-            parameter, one for
-        each metric, then ``seconds`` (run time of the attempt that succeeded), ``gpu_hours`` and
-        ``attempts``. A parameter
-        with the name of another column is called ``params.NAME``, a metric with the name of a fixed one
-        ``metrics.NAME``.
+        Columns: ``task``, ``step``, ``state`` (done, running, failed, cancelled, waiting), one for each parameter, one for
+        each metric, then ``seconds`` (run time of the attempt that succeeded), ``gpu_hours`` and ``attempts``. A parameter
+        with the name of another column is called ``params.NAME``, a metric with the name of a fixed one ``metrics.NAME``.
+        Whole numbers stay whole (``Int64``) where some tasks do not have the parameter.
 
         Args:
             step: only tasks of this step.
@@ -74,7 +72,7 @@ class StudyResults:
         }
         for name in params:
             column = f"params.{name}" if name in taken else name
-            columns[column] = [t.params.get(name) for t in tasks]
+            columns[column] = _param([t.params.get(name) for t in tasks])
         for name in own:
             column = f"metrics.{name}" if name in _FIXED else name
             columns[column] = [number(t.metrics.get(name)) for t in tasks]
@@ -192,6 +190,17 @@ class StudyResults:
                 raise made
             found.append(made)
         return found
+
+
+def _param(values: list[Any]) -> Any:
+    """A parameter's column: pandas would turn whole numbers into fractions where a value is missing (``seed`` 0.0)."""
+    import pandas as pd
+
+    whole = [isinstance(one, int) and not isinstance(one, bool) and abs(one) < 1 << 63 for one in values]
+    missing = [one is None for one in values]
+    if any(missing) and any(whole) and all(a or b for a, b in zip(whole, missing, strict=True)):
+        return pd.array(values, dtype="Int64")
+    return values
 
 
 def report_tables(data: StudyData) -> list[Table | ResultError]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shoal.results.data import amount, duration
+from shoal.results.formats import narrow_table
 from shoal.units import format_size
 
 if TYPE_CHECKING:
@@ -65,13 +66,9 @@ def usage_rich(usage: Usage) -> RenderableType:
 
 
 def _table(name: str, groups: list[Hours]) -> RichTable:
-    from rich import box
-    from rich.table import Table as RichTable
     from rich.text import Text
 
     gpu, pull = any(g.gpu for g in groups), any(g.pull for g in groups)
-    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(Text(f"by {name}"))
     heads = [
         "tasks",
         "attempts",
@@ -83,8 +80,7 @@ def _table(name: str, groups: list[Hours]) -> RichTable:
         "CPU-h",
         "memory",
     ]
-    for head in heads:
-        table.add_column(head, justify="right")
+    lines = []
     for g in groups:
         cells = [f"{g.tasks:,}", f"{g.attempts:,}", duration(g.queue)]
         cells += [duration(g.pull)] if pull else []
@@ -92,5 +88,5 @@ def _table(name: str, groups: list[Hours]) -> RichTable:
         if gpu:
             cells += [amount(g.gpu), "" if g.gpu_use is None else f"{g.gpu_use:.0%}"]
         cells += [amount(g.cpu), "" if g.memory_peak is None else format_size(g.memory_peak)]
-        table.add_row(Text(g.name), *cells)
-    return table
+        lines.append([Text(cell) for cell in (g.name, *cells)])
+    return narrow_table([f"by {name}"], heads, lines)
