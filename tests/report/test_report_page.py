@@ -97,6 +97,39 @@ def test_search_sort_and_pages(tmp_path: Path, page: Page) -> None:
     assert states == ["failed"] * failed
 
 
+def test_works_by_keyboard_and_says_on_paper_what_it_leaves_out(tmp_path: Path, page: Page) -> None:
+    page.open(write_report(make_store(tmp_path, trials=48), tmp_path / "report.html"))
+    focused = "document.activeElement.closest('th, tr')"
+    for chosen in ("th button", "tbody tr"):
+        page.js(f"document.querySelector('#list {chosen}').focus()")
+        name = page.js(f"{focused}.innerText")
+        for kind in ("rawKeyDown", "char", "keyUp"):
+            page.call("Input.dispatchKeyEvent", type=kind, key=" ", code="Space", windowsVirtualKeyCode=32, text=" ")
+        assert page.js(f"{focused}?.innerText") == name, "the table was made anew, and the focus is where it was"
+    assert page.js("document.querySelector('#list th').ariaSort") != "none"
+    assert page.js("document.querySelectorAll('#list tr[aria-selected=true]').length") == 1
+    note = "getComputedStyle(document.getElementById('list-printed')).display"
+    assert page.js(note) == "none"
+    page.call("Emulation.setEmulatedMedia", media="print")
+    assert page.js(note) == "block"
+    assert "Printed are 15 of 48 trials" in page.js("document.getElementById('list-printed').textContent")
+
+
+def test_a_winner_with_fewer_seeds_than_planned_says_so(tmp_path: Path) -> None:
+    report = {"objective": {"metric": "test/iou", "goal": "max"}}
+    folder = make_store(tmp_path, trials=8, failed=0, running=0, waiting=0, report=report)
+    results = {p: json.loads(p.read_text()) for p in (folder / "test").glob("*/result.json")}
+    lucky = next(iter(results))
+    for path, result in results.items():
+        result["metrics"]["iou"] = 0.99 if path == lucky else 0.5
+        put(path, result)
+        twin = {k: v for k, v in result["params"].items() if k != "seed"}
+        if path != lucky and twin == {k: v for k, v in results[lucky]["params"].items() if k != "seed"}:
+            path.unlink()
+    text = write_report(folder, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert re.search(r"came out best, with test/iou 0\.99\d* from 1 of 2 seeds,", text)
+
+
 def test_theme_follows_the_system_and_the_button(tmp_path: Path, page: Page) -> None:
     folder = make_store(tmp_path, trials=4, pictures=0)
     page.open(write_report(folder, tmp_path / "report.html"), dark=True)

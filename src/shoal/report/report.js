@@ -138,12 +138,13 @@
       button.addEventListener("click", () => {
         sort = { column: k, down: sort.column === k ? !sort.down : Boolean(column.main && trials.goal !== "min") };
         drawList();
+        $("list").tHead.rows[0].cells[k].firstChild.focus(); // made anew: who works by keyboard stays where they were
       });
       const sorted = sort.column === k ? (sort.down ? "descending" : "ascending") : "none";
       return element("th", { scope: "col", class: column.left ? "text" : "", "aria-sort": sorted }, button);
     })));
     $("list").tBodies[0].replaceChildren(...list.slice(page * PAGE, (page + 1) * PAGE).map((i) => {
-      const row = element("tr", { tabindex: "0", "aria-selected": String(picked.has(i) && !filter) }, ...columns.map((column) => {
+      const row = element("tr", { tabindex: "0", "data-trial": i, "aria-selected": String(picked.has(i) && !filter) }, ...columns.map((column) => {
         if (column.state) return element("td", { class: "text" }, element("span", { class: `state s-${trials.states[i]}`, text: column.text(i) }));
         const cell = element("td", { class: (column.left ? "text" : "") + (column.id ? " id" : "") });
         if (column.main) cell.append(element("b", { text: column.text(i) }));
@@ -156,9 +157,10 @@
         select(now, now.length ? trials.names[i] : "");
         page = keep;
         drawList();
+        $("list").querySelector(`tr[data-trial="${i}"]`)?.focus();
       };
       row.addEventListener("click", choose);
-      row.addEventListener("keydown", (event) => { if (event.key === "Enter") choose(); });
+      row.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); choose(); } });
       return row;
     }));
     $("shown").textContent = list.length === count ? plural(count) : `${list.length.toLocaleString("en")} of ${plural(count)}`;
@@ -166,6 +168,7 @@
     $("prev").hidden = $("next").hidden = pages === 1;
     $("prev").disabled = page === 0;
     $("next").disabled = page === pages - 1;
+    $("list-printed").textContent = pages > 1 ? `Printed are ${Math.min(PAGE, list.length - page * PAGE)} of ${plural(list.length)}; all of them: shoal results STUDY --tasks --format csv` : "";
     const notes = [];
     if (trials.moreMetrics) notes.push(`${trials.moreMetrics} more metrics are in shoal results.`);
     if (trials.attempts.some((a) => a)) notes.push("Run time and hours include the tasks that belong to the trial alone.");

@@ -49,8 +49,12 @@ def outcome(trials: Trials) -> tuple[str, str]:
     members, mean = ranking[0]
     found = [v for i in members if (v := trials.values[i]) is not None]
     score = f"{mean:.{digits}f}"
+    planned = trials.planned(members[0])
+    seeds = f"{len(found)} of {planned} seeds" if len(found) < planned else f"{len(found)} seeds"
     if len(found) > 1:
-        score += f" ± {statistics.stdev(found):.{digits}f} over {len(found)} seeds"
+        score += f" ± {statistics.stdev(found):.{digits}f} over {seeds}"
+    elif planned > 1:
+        score += f" from {seeds}"  # one lucky seed is no mean, and has to be told from one
     if len(ranking) == 1:
         return f"{trials.label} is {score}.", ""
     if trials.by is not None and (chosen := trials.chosen()) is not None:

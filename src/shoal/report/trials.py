@@ -80,6 +80,11 @@ class Trials:
         """Return groups of trials that differ in nothing but ``seed``, with their means, best first."""
         return self._ordered(self.values, self.goal)
 
+    def planned(self, trial: int) -> int:
+        """Return how many trials differ from one in nothing but ``seed``, itself and those without a value included."""
+        axes = [a for a in self.axes if a.name != "seed"]
+        return sum(all(a.of[i] == a.of[trial] for a in axes) for i in range(len(self.values)))
+
     def chosen(self) -> tuple[list[int], float] | None:
         """Return the group of trials that the metric ``by`` chooses, with its mean; None without one."""
         return next(iter(self._ordered(self.by_values, self.by_goal)), None)
