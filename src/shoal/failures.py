@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
+from functools import lru_cache
 
 from shoal.agent import agent
 
-__all__ = ["FailureClass"]
+__all__ = ["FailureClass", "signature"]
 
 
 class FailureClass(StrEnum):
@@ -96,3 +98,12 @@ _TEXTS = {
         "Run the study again to go on from the last checkpoint.",
     ),
 }
+
+# What differs from task to task: addresses, paths, numbers; but an exit code says what failed.
+_OWN = re.compile(r"0x[0-9a-fA-F]+|[\w.~-]*/[\w./~-]+|(?<!exit code )(?<!\d)\d+(\.\d+)?")
+
+
+@lru_cache(4096)
+def signature(message: str) -> str:
+    """What the messages of two attempts share if these failed alike: the text without its numbers, addresses and paths."""
+    return _OWN.sub("_", message)[:300]

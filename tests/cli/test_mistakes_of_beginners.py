@@ -92,3 +92,33 @@ def test_a_disk_that_is_full_is_told_with_the_file_that_did_not_fit(folder: Path
 
     said = shoal("run", "s.yaml", code=1, preexec_fn=little_room).stderr
     assert re.search(r"^error: .*/runs/demo/.*json: File too large", said, re.MULTILINE), said
+
+
+def test_what_status_leaves_out_is_counted(folder: Path, shoal: Run) -> None:
+    words = list("abcdefghijkl")
+    run = "echo it was {x} no {n} >&2; exit 1"
+    (folder / "s.yaml").write_text(
+        f"study: c\nsteps: {{a: {{canary: 0, matrix: {{x: {words}, n: [1, 2]}}, run: {run!r}}}}}\n"
+    )
+    shoal("run", "s.yaml", code=1)
+    said = shoal("status", "s.yaml").stdout
+    assert said.count("2 tasks of a: The command ended with exit code 1: it was ") == 10
+    assert "… and 4 tasks that failed in other ways" in said
+
+
+def test_a_pipe_that_hides_a_failure_is_told_before_it_can(folder: Path, shoal: Run) -> None:
+    (folder / "s.yaml").write_text(
+        """
+study: c
+steps:
+  a: {run: 'false | tee {out}/log'}
+  b: {run: "false || echo 'a | b' > {out}/x"}
+  c: {run: 'set -o pipefail; false | cat'}
+  d: {run: [echo, '|', x]}
+"""
+    )
+    note = "note: a: of a pipe only the last command's exit code counts"
+    for said in (shoal("plan", "s.yaml").stdout, shoal("run", "s.yaml", code=None).stderr):
+        assert note in said
+        assert said.count("note:") == 1
+    assert "note:" not in shoal("run", "s.yaml", "--only", "a").stderr, "once is enough"

@@ -125,6 +125,7 @@ def _show(
 
     from shoal.plan import resources_of
     from shoal.store.state import State
+    from shoal.study.pipes import PIPE_NOTE, steps_with_pipes
 
     out = console()
     title = opened.plan.study.title
@@ -180,6 +181,8 @@ def _show(
         from shoal.cli.on_cluster import show_findings
 
         show_findings(out, str(on), findings)
+    for name in steps_with_pipes(opened.plan.study):
+        out.print(Text(f"note: {name}: {PIPE_NOTE}", style="yellow"), soft_wrap=True)
     here = on is None or on in EXECUTORS
     start = "Once that data is there, start" if here and _show_absent(out, opened, states) else "Start"
     option = _plain(opened.options) + (f" --on {on}" if on and findings is None else "")

@@ -66,6 +66,7 @@ def run(
     person has to approve something; 4: another runner holds the study; 130: interrupted.
     """
     from shoal.runner import Runner
+    from shoal.study.pipes import PIPE_NOTE, steps_with_pipes
 
     opened = open_study(study, profile=profile, overrides=set_, store=store, on=on)
     asked = opened.plan.find(only) if only else None
@@ -75,6 +76,9 @@ def run(
         words += ["--keep-stale"] if keep_stale else []
         _detached(opened, words, asked=asked, max_parallel=max_parallel, only_role=print_role)
         return
+    if not opened.store.plan.exists():  # once is enough; the plan says it every time
+        for name in steps_with_pipes(opened.plan.study):
+            _say(f"note: {name}: {PIPE_NOTE}")
     executor = start_executor(opened, on, max_parallel=max_parallel, asked=asked)
     runner = Runner(
         opened.plan,

@@ -12,7 +12,7 @@ import typer
 
 from shoal.cli.common import JsonOption, OnOption, ProfileOption, SetOption, StoreOption, StudyArgument, open_study
 from shoal.cli.opened import Opened
-from shoal.cli.words import console, gpu_words, print_json
+from shoal.cli.words import console, count_tasks, gpu_words, print_json
 from shoal.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 
 _EVERY, _ASK_EVERY = 2.0, 60.0
+# Kinds of failures that are told.
+_SHOWN = 10
+_RUNNING_SHOWN = 12
 
 
 def register(app: typer.Typer) -> None:
@@ -164,6 +167,8 @@ def picture(found: dict[str, Any], look: str) -> Group:
     from rich.table import Table
     from rich.text import Text
 
+    from shoal.failures import signature
+
     head = Text(found["study"], style="bold")
     runner = found["runner"]
     if runner is not None:
@@ -185,22 +190,28 @@ def picture(found: dict[str, Any], look: str) -> Group:
     if found["gpus"]:
         parts.append(Text(f"  GPUs in use: {gpu_words(found['gpus'])}"))
     running = [task for task in found["tasks"] if task["state"] == "running"]
-    for task in running[:12]:
+    for task in running[:_RUNNING_SHOWN]:
         parts.append(Text(f"  running  {task['step']} {task['id']}  {_point(task['params'])}", style="cyan"))
+    if len(running) > _RUNNING_SHOWN:
+        parts.append(Text(f"  running  … and {count_tasks(len(running) - _RUNNING_SHOWN)} more", style="cyan"))
     waits = Counter(task["waiting"] for task in found["tasks"] if task["waiting"])
     for why, count in waits.most_common(5):
         parts.append(Text(f"  {count} {'waits' if count == 1 else 'wait'}: {why}", style="yellow"))
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for task in found["tasks"]:
         if task["state"] == "failed" and task["failure"]:
-            key = (task["step"], str(task["failure"]["class"]), str(task["failure"]["message"]))
+            key = (task["step"], str(task["failure"]["class"]), signature(str(task["failure"]["message"])))
             groups.setdefault(key, []).append(task)
-    for (step, _, message), tasks in sorted(groups.items(), key=lambda item: -len(item[1]))[:10]:
+    ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
+    for (step, _, _), tasks in ordered[:_SHOWN]:
+        message = tasks[0]["failure"]["message"]
         point = _point(tasks[0]["params"])
         one_task = f"{step} {tasks[0]['id']}" + (f" ({point})" if point else "")
-        many = f"{len(tasks)} tasks of {step}" if len(tasks) > 1 else one_task
+        many = f"{len(tasks):,} tasks of {step}" if len(tasks) > 1 else one_task
         parts.append(Text(f"  ! {many}: {message}", style="red"))
         parts.append(Text(f"    shoal logs {look} {tasks[0]['id']}", style="dim"))
+    if more := sum(len(tasks) for _, tasks in ordered[_SHOWN:]):
+        parts.append(Text(f"  … and {count_tasks(more)} that failed in other ways: --json has them all", style="red"))
     for one in found["policies"]:
         parts.append(Text(f"  {one['level']}: {one['text']}", style="yellow" if one["level"] == "warn" else "cyan"))
         if one["reason"]:

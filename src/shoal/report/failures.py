@@ -4,11 +4,10 @@ lines.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass, field
 
-from shoal.failures import FailureClass
+from shoal.failures import FailureClass, signature
 from shoal.report.trials import Trials
 from shoal.results import StudyData
 from shoal.results.data import Attempt, show_value, value_key
@@ -83,13 +82,8 @@ def _told(kind: str) -> tuple[str, str]:
     return known.sentence, known.advice
 
 
-def signature(message: str) -> str:
-    """Return what two messages of the same failure share: the text without numbers, addresses and paths."""
-    return re.sub(r"0x[0-9a-fA-F]+|[\w.~-]*/[\w./~-]+|\d+(\.\d+)?", "_", message)[:300]
-
-
 def _count(group: FailureGroup, attempt: Attempt) -> None:
-    if attempt.task not in group.tasks:
+    if not group.tasks or group.tasks[-1] != attempt.task:  # a task's attempts come one after another
         group.tasks.append(attempt.task)
     group.attempts += 1
     group.lost += attempt.wasted_seconds / 3600

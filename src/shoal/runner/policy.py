@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from shoal.failures import FailureClass
+from shoal.failures import FailureClass, signature
 
-__all__ = ["Canary", "Retry", "decide", "signature"]
+__all__ = ["Canary", "Retry", "decide"]
 
 PLATFORM_TRIES = 8
 """How often a task may be hit by faults of the platform in one run before it is given up."""
@@ -49,12 +48,6 @@ def decide(failures: Iterable[FailureClass], retries: int) -> Retry | None:
     return Retry(min(_LONGEST_DELAY, 0.5 * 2 ** (counts[True] - 1)))
 
 
-def signature(kind: FailureClass, message: str) -> tuple[FailureClass, str]:
-    """What two failures have in common if they are the same failure: class, and message without its numbers and places."""
-    text = re.sub(r"0x[0-9a-fA-F]+|[\w./-]*/[\w./-]+|\d+(\.\d+)?", "_", message)
-    return kind, text[:200]
-
-
 @dataclass(slots=True)
 class Canary:
     """Stops a step whose first tasks all fail alike.
@@ -76,5 +69,5 @@ class Canary:
         """A task failed. Returns whether the step is to be stopped."""
         if self.proven or not self.size or kind is FailureClass.CANCELLED or kind.platform:
             return False
-        self._failed.setdefault(task, signature(kind, message))
+        self._failed.setdefault(task, (kind, signature(message)))
         return len(self._failed) >= self.size and len(set(self._failed.values())) == 1

@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from shoal.failures import signature
+
 __all__ = ["Phase", "Problem", "Progress", "StepProgress"]
 
 
@@ -92,14 +94,16 @@ class Progress:
         return sum(step.counts[phase] for step in self.steps.values())
 
     def grouped_problems(self) -> list[str]:
-        """The problems, a line each, those that read the same in one."""
-        tasks: dict[tuple[str, str], list[str]] = {}
+        """The problems, a line each, those that failed alike in one; the line is of the first of them."""
+        groups: dict[tuple[str, str], list[Problem]] = {}
         for problem in self.problems:
-            tasks.setdefault((problem.step, problem.message), []).append(problem.task or "")
+            groups.setdefault((problem.step, signature(problem.message)), []).append(problem)
         lines = []
-        for (step, message), ids in tasks.items():
-            who = f"{step} {ids[0]}".rstrip() if len(ids) == 1 else f"{len(ids)} tasks of {step} ({ids[0]}, …)"
-            lines.append(f"{who}: {message}")
+        for (step, _), alike in groups.items():
+            first = alike[0]
+            one = f"{step} {first.task or ''}".rstrip()
+            who = one if len(alike) == 1 else f"{len(alike):,} tasks of {step} ({first.task}, …)"
+            lines.append(f"{who}: {first.message}")
         return lines
 
     def note_best(
