@@ -66,12 +66,17 @@ def prepare(
         meanwhile=lambda: write_coco(dataset, out / ANNOTATIONS),
         finish=lambda: _write_findings(dataset, out, rules, split),
     )
-    lines = [f"{kind}: {len(dataset.images)} images, {dataset.box_count} boxes of {len(dataset.classes)} classes"]
+    told = (
+        _number(len(dataset.images), "image"),
+        _number(dataset.box_count, "box"),
+        _number(len(dataset.classes), "class"),
+    )
+    lines = [f"{kind}: {told[0]}, {told[1]} of {told[2]}"]
     lines += findings.lines()
     counts: dict[str, float] = {}
     for name in SPLITS:
         own = made[name]
-        lines.append(f"{name}: {own['images']} images, {own['chips']} chips, {own['objects']} objects")
+        lines.append(f"{name}: " + ", ".join(_number(own[f"{what}s"], what) for what in ("image", "chip", "object")))
         if not own["chips"] and split.shares[SPLITS.index(name)] > 0:
             lines.append(f"  there is no chip for {name}: more images, or other shares, make some")
         counts |= {f"{what}/{name}": number for what, number in own.items()}
@@ -80,10 +85,15 @@ def prepare(
         lines.append(f"  {label}: " + ", ".join(f"{made['classes'][name][label]} {name}" for name in SPLITS))
     lines += [f"  no object of the class {label}, which was asked for" for label in only or () if label not in there]
     if only is None and len(there) < len(dataset.classes):
-        lines.append(f"  {len(dataset.classes) - len(there)} more classes without an object")
+        lines.append(f"  {_number(len(dataset.classes) - len(there), 'more class')} without an object")
     for kind_of, count in findings.counts.items():
         counts[f"skipped/{kind_of.replace(' ', '-')}"] = count.read - count.kept
     return Prepared(dataset, lines, counts)
+
+
+def _number(count: int, what: str) -> str:
+    """``1 box``, ``2 boxes``."""
+    return f"{count} {what}{'' if count == 1 else 'es' if what.endswith(('s', 'x')) else 's'}"
 
 
 def _write_findings(dataset: Dataset, out: Path, rules: ChipRules, split: SplitRules) -> None:

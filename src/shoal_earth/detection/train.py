@@ -57,7 +57,7 @@ def train(chips: Path, out: Path | None, settings: TrainSettings) -> dict[str, A
         settings: what and how.
 
     Returns:
-        The best state: ``step``, ``metric``, ``value`` and all its ``metrics``.
+        The best state: ``step``, ``metric``, ``value`` and all its ``metrics``; of several processes on the first one alone.
     """
     task = current_task(out)
     how = settings.recipe()

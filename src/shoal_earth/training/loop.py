@@ -197,14 +197,15 @@ class Fit:
     def complete(self, folder: Path) -> dict[str, Any]:
         """Train to the end, leave ``last.pt`` and ``best.pt`` in a folder, and log which state was the best.
 
-        Returns and raises what :meth:`run` does; returns once every rank is here.
+        Returns and raises what :meth:`run` does, but on the main rank alone, so that what follows is said once;
+        returns when every rank is here.
         """
         best = self.run()
         self.publish(folder)
         if self.ranks.main and best:
             self.task.log({"best/step": best["step"], f"best/{best['metric']}": best["value"]})
         self.ranks.barrier()
-        return best
+        return best if self.ranks.main else {}
 
     def _train_step(self, stream: Any) -> None:
         device, parts = self.ranks.device, self.batches.accumulate
