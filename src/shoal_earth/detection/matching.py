@@ -74,8 +74,6 @@ def match(
         iou: smallest overlap of a hit.
         max_detections: highest-scoring detections of an image and class that are looked at.
     """
-    from faster_coco_eval.core.mask import iou as overlaps  # type: ignore[import-untyped]
-
     objects: dict[tuple[Any, int], list[int]] = defaultdict(list)
     by_class: dict[int, int] = defaultdict(int)
     for place, item in enumerate(truth):
@@ -88,40 +86,18 @@ def match(
     which, found = list[int](), set[int]()
     for key, places in given.items():
         places = sorted(places, key=lambda place: -float(predictions[place]["score"]))[:max_detections]
-        own = [predictions[place] for place in places]
         # Ignored ones come last: they are only for what is left.
         known = sorted(objects.get(key, ()), key=lambda place: bool(truth[place]["iscrowd"]))
         there = [truth[place] for place in known]
-        taken = [False] * len(there)
-        table = (
-            np.asarray(
-                overlaps(
-                    np.array([item["bbox"] for item in own], np.float64),
-                    np.array([item["bbox"] for item in there], np.float64),
-                    [int(item["iscrowd"]) for item in there],
-                )
-            )
-            if there
-            else np.empty((len(own), 0))
-        )
-        for place, item, row in zip(places, own, table, strict=True):
-            best, at = min(iou, 1 - 1e-10), -1
-            for number, (other, overlap) in enumerate(zip(there, row, strict=True)):
-                if taken[number] and not other["iscrowd"]:
-                    continue
-                if at >= 0 and not there[at]["iscrowd"] and other["iscrowd"]:
-                    break
-                if overlap >= best:
-                    best, at = float(overlap), number
-            if at >= 0:
-                taken[at] = True
-                if there[at]["iscrowd"]:
-                    continue
+        for place, at in zip(places, _takes([predictions[n] for n in places], there, iou), strict=True):
+            if at is not None and there[at]["iscrowd"]:
+                continue
+            if at is not None:
                 found.add(known[at])
             which.append(place)
-            scores.append(float(item["score"]))
+            scores.append(float(predictions[place]["score"]))
             classes.append(key[1])
-            hits.append(at >= 0)
+            hits.append(at is not None)
     return Matched(
         np.array(scores),
         np.array(classes, np.int64),
@@ -130,6 +106,35 @@ def match(
         np.array(which, np.int64),
         frozenset(found),
     )
+
+
+def _takes(
+    detections: Sequence[Mapping[str, Any]], objects: Sequence[Mapping[str, Any]], iou: float
+) -> list[int | None]:
+    """Which object each detection takes, if any: detections of one image and class from the highest score down, and the objects,
+    ignored ones last.
+    """
+    from faster_coco_eval.core.mask import iou as overlaps  # type: ignore[import-untyped]
+
+    if not objects:
+        return [None] * len(detections)
+    boxes = [np.array([item["bbox"] for item in items], np.float64) for items in (detections, objects)]
+    ignored = [bool(item["iscrowd"]) for item in objects]
+    taken = [False] * len(objects)
+    answers: list[int | None] = []
+    for row in np.asarray(overlaps(*boxes, [int(flag) for flag in ignored])):
+        best, at = min(iou, 1 - 1e-10), None
+        for number, overlap in enumerate(row):
+            if taken[number] and not ignored[number]:
+                continue
+            if at is not None and not ignored[at] and ignored[number]:
+                break
+            if overlap >= best:
+                best, at = float(overlap), number
+        if at is not None:
+            taken[at] = True
+        answers.append(at)
+    return answers
 
 
 def sweep(scores: Array, hits: Array, objects: int) -> Curve:

@@ -14,7 +14,7 @@ from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
 from torchvision.ops import MultiScaleRoIAlign
 
 from shoal_earth.detection.models.detector import Detector, Target, finish
-from shoal_earth.detection.models.pyramid import Maps, Pyramid, ViTPyramid
+from shoal_earth.detection.models.pyramid import Maps, Pyramid, ViTPyramid, tiny_maps
 from shoal_earth.training.weights import Weights
 
 __all__ = ["TorchvisionDetector", "faster_rcnn", "fcos", "retinanet", "vit_retinanet"]
@@ -131,16 +131,12 @@ def faster_rcnn(backbone: str, classes: int, size: str, image_size: int, weights
     return TorchvisionDetector(model, classes, background=True)
 
 
-def _tiny_maps(weights: Weights | None) -> Maps:
-    return Maps("resnet10t", (2, 3, 4), weights, options={"channels": (24, 48, 96, 128), "stem_width": 16})
-
-
 def retinanet(classes: int, size: str, image_size: int, weights: Weights | None) -> Detector:
     """RetinaNet (Lin et al. 2017): focal loss, nine anchors a place. Published on ResNeXt-101 64x4d, strides 8 to 128."""
     if size == "published":
         maps = Maps("resnext101_64x4d.tv_in1k", (2, 3, 4), weights)
         return _retinanet(Pyramid(maps, extra="input"), classes, [32, 64, 128, 256, 512])
-    return _retinanet(Pyramid(_tiny_maps(weights), 64), classes, [16, 32, 64], norm=True)
+    return _retinanet(Pyramid(tiny_maps(weights), 64), classes, [16, 32, 64], norm=True)
 
 
 def vit_retinanet(classes: int, size: str, image_size: int, weights: Weights | None) -> Detector:
@@ -187,7 +183,7 @@ def fcos(classes: int, size: str, image_size: int, weights: Weights | None) -> D
         maps = Maps("resnext101_64x4d.tv_in1k", (2, 3, 4), weights)
         pyramid, strides = Pyramid(maps, extra="output"), [8, 16, 32, 64, 128]
     else:
-        pyramid, strides = Pyramid(_tiny_maps(weights), 64), [8, 16, 32]
+        pyramid, strides = Pyramid(tiny_maps(weights), 64), [8, 16, 32]
     model = FCOS(
         pyramid,
         classes,

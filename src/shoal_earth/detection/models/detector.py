@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from shoal.errors import UsageError
 
-__all__ = ["MEAN", "STD", "Detector", "Target", "finish"]
+__all__ = ["MEAN", "STD", "Detector", "Target", "finish", "finish_pairs"]
 
 Target = dict[str, Tensor]
 """``boxes`` (n, 4), float, left, top, right, bottom in pixels; ``labels`` (n,), int64, from 0."""
@@ -132,3 +132,22 @@ def finish(
     order = batched_nms(boxes, scores, labels, iou) if iou is not None else scores.argsort(descending=True, stable=True)
     order = order[:most]
     return {"boxes": boxes[order], "scores": scores[order], "labels": labels[order]}
+
+
+def finish_pairs(
+    boxes: Tensor, scores: Tensor, size: tuple[int, int], *, candidates: int, iou: float | None, most: int, least: float
+) -> Target:
+    """The detections of one image whose places each have a score for every class: see :func:`finish`.
+
+    Args:
+        boxes: (places, 4) in pixels.
+        scores: (places, classes).
+        size: height and width of the image.
+        candidates: the best pairs of place and class that are looked at.
+        iou: of two of a class that overlap more, the better one stays; None keeps all.
+        most: detections to keep.
+        least: score of a detection.
+    """
+    classes = scores.shape[1]
+    best, at = scores.flatten().topk(min(candidates, scores.numel()))
+    return finish(boxes[at // classes], best, at % classes, size, iou=iou, most=most, least=least)

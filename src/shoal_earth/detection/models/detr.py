@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
-from shoal_earth.detection.models.detector import Detector, Target, finish
+from shoal_earth.detection.models.detector import Detector, Target, finish_pairs
 from shoal_earth.detection.models.detr_sizes import CONFIGS, configuration
 from shoal_earth.detection.models.pyramid import hold_batch_norm
 from shoal_earth.training.weights import Weights, missing
@@ -128,10 +128,9 @@ class TransformersDetector(Detector):
         logits = output.logits.float()
         scores = logits.softmax(-1)[..., :-1] if self.softmax else logits.sigmoid()
         scores = scores[..., : self.classes]
-        best, at = scores.flatten(1).topk(min(_MOST, scores[0].numel()))
         return [
-            finish(b[i // self.classes], s, i % self.classes, size, iou=None, most=_MOST, least=0.001)
-            for b, s, i in zip(boxes, best, at, strict=True)
+            finish_pairs(b, s, size, candidates=_MOST, iou=None, most=_MOST, least=0.001)
+            for b, s in zip(boxes, scores, strict=True)
         ]
 
 

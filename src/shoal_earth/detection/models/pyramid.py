@@ -12,7 +12,7 @@ from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastL
 
 from shoal_earth.training.weights import Weights
 
-__all__ = ["Maps", "Pyramid", "ViTPyramid", "hold_batch_norm"]
+__all__ = ["Maps", "Pyramid", "ViTPyramid", "hold_batch_norm", "tiny_maps"]
 
 
 class Maps(nn.Module):
@@ -61,6 +61,11 @@ class Maps(nn.Module):
         if self.last:
             maps = [m.permute(0, 3, 1, 2).contiguous() for m in maps]
         return [norm(m) for norm, m in zip(self.norms, maps, strict=True)]
+
+
+def tiny_maps(weights: Weights | None) -> Maps:
+    """The backbone of tiny detectors: a ResNet of ten layers, with maps at strides 8, 16 and 32."""
+    return Maps("resnet10t", (2, 3, 4), weights, options={"channels": (24, 48, 96, 128), "stem_width": 16})
 
 
 def hold_batch_norm(module: nn.Module) -> None:

@@ -172,7 +172,6 @@ _BY_DATASET: dict[tuple[str, str], dict[str, float | int]] = {
 _TINY = Recipe(
     "adamw", 2e-3, 0.01, 8, "cosine", end=0.02, warmup=50, clip=5.0, decay_norm=False, no_decay=("pos_embed",)
 )
-_TINY_CHANGES: dict[str, dict[str, object]] = {}
 
 
 def recipe(name: str, dataset: str | None = None, *, size: str = "published") -> Recipe:
@@ -199,5 +198,5 @@ def recipe(name: str, dataset: str | None = None, *, size: str = "published") ->
     if size not in SIZES:
         raise UsageError(f'there is no size "{size}" of {name}', hint=f"Choose one of: {', '.join(SIZES)}.")
     if size == "tiny":
-        return replace(_TINY, **_TINY_CHANGES.get(name, {}))  # type: ignore[arg-type]
+        return _TINY
     return replace(_PUBLISHED[name], **_BY_DATASET.get((name, dataset or ""), {}))  # type: ignore[arg-type]

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert, box_iou
 
 from shoal_earth.detection.models.blocks import ConvNorm, grid, start_rare
-from shoal_earth.detection.models.detector import Detector, Target, finish
-from shoal_earth.detection.models.pyramid import Maps
+from shoal_earth.detection.models.detector import Detector, Target, finish_pairs
+from shoal_earth.detection.models.pyramid import Maps, tiny_maps
 from shoal_earth.training.weights import Weights
 
 __all__ = ["ANCHORS", "YOLOv3", "decode", "encode", "yolov3"]
@@ -124,11 +124,10 @@ class YOLOv3(Detector):
         raw, cells, anchors, strides = self._answers(images)
         boxes = decode(raw[..., :4], cells, anchors, strides)
         scores = raw[..., 4:5].sigmoid() * raw[..., 5:].sigmoid()
-        found = []
-        for b, s in zip(boxes, scores, strict=True):
-            best, at = s.flatten().topk(min(1000, s.numel()))
-            found.append(finish(b[at // self.classes], best, at % self.classes, size, iou=0.45, most=300, least=0.01))
-        return found
+        return [
+            finish_pairs(b, s, size, candidates=1000, iou=0.45, most=300, least=0.01)
+            for b, s in zip(boxes, scores, strict=True)
+        ]
 
 
 def place_losses(
@@ -203,5 +202,4 @@ def yolov3(classes: int, size: str, image_size: int, weights: Weights | None) ->
     """YOLOv3 on DarkNet-53, or a tiny one."""
     if size == "published":
         return YOLOv3(Maps("darknet53.c2ns_in1k", (3, 4, 5), weights), classes, (128, 256, 512))
-    maps = Maps("resnet10t", (2, 3, 4), weights, options={"channels": (24, 48, 96, 128), "stem_width": 16})
-    return YOLOv3(maps, classes, (32, 48, 64), _TINY_ANCHORS)
+    return YOLOv3(tiny_maps(weights), classes, (32, 48, 64), _TINY_ANCHORS)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert
 
 from shoal_earth.detection.models.blocks import ConvNorm, grid, start_rare
-from shoal_earth.detection.models.detector import Detector, Target, finish
+from shoal_earth.detection.models.detector import Detector, Target, finish_pairs
 from shoal_earth.detection.models.simota import simota
 from shoal_earth.training.weights import Weights, fill, missing, read_state
 
@@ -234,11 +234,10 @@ class YOLOX(Detector):
         raw, cells, strides = self._answers(images)
         boxes = decode(raw[..., :4], cells, strides)
         scores = raw[..., 4:5].sigmoid() * raw[..., 5:].sigmoid()
-        found = []
-        for b, s in zip(boxes, scores, strict=True):
-            best, at = s.flatten().topk(min(1000, s.numel()))
-            found.append(finish(b[at // self.classes], best, at % self.classes, size, iou=0.65, most=300, least=0.01))
-        return found
+        return [
+            finish_pairs(b, s, size, candidates=1000, iou=0.65, most=300, least=0.01)
+            for b, s in zip(boxes, scores, strict=True)
+        ]
 
 
 def _iou(one: Tensor, other: Tensor) -> Tensor:

@@ -51,6 +51,7 @@ class Collector:
     ) -> None:
         self.name, self.folder = name, folder
         self.findings = Findings()
+        self._labels = self.findings.counts["labels"]
         self.fixed = only or classes
         if only and classes and (strange := sorted(set(only) - set(classes))):
             raise UsageError(f'{name} has no class "{strange[0]}"', hint=f"It has: {', '.join(classes)}.")
@@ -143,7 +144,7 @@ class Collector:
             crowd: stands for many objects.
             called: what it is called in its file, beside the line.
         """
-        self.findings.read("labels")
+        self._labels.read += 1
         if label is not None and label not in self.classes:
             # Half a surrogate pair, which JSON may hold, could not be written again.
             label = label.encode("utf-8", "replace").decode()
@@ -156,7 +157,7 @@ class Collector:
                 if kept is not given:
                     self.findings.note("labels", "clipped", _place(where), f"{image.name}: {_words(given)}")
                 image.rows.append((kept, number, difficult, crowd, where[1]))
-                self.findings.keep("labels")
+                self._labels.kept += 1
                 return True
             reason, text = "twice", f"{label} {_words(given)}"
         told = ": ".join(part for part in (called, image.name if image else "", text) if part)
@@ -217,7 +218,9 @@ class Collector:
         images = []
         for name in sorted(self.images):
             own = self.images[name]
-            rows = [(box, moved[kind], difficult, crowd, line) for box, kind, difficult, crowd, line in own.rows]
+            rows = own.rows
+            if self.fixed is None:
+                rows = [(box, moved[kind], difficult, crowd, line) for box, kind, difficult, crowd, line in rows]
             images.append(
                 Image(
                     name,
@@ -285,10 +288,8 @@ def find_images(folder: Path) -> list[Path]:
 def number(value: Any) -> float:
     """A number from a number or its text; NaN where it is none."""
     kind = type(value)
-    if kind is float:
-        return value  # type: ignore[no-any-return]
     # float() takes an underscore for a space between thousands.
-    if kind is bool or value is None or (kind is str and "_" in value):
+    if kind is bool or (kind is str and "_" in value):
         return math.nan
     try:
         return float(value)

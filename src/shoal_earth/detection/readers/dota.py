@@ -8,6 +8,7 @@ Aerial Images", CVPR 2018.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -109,9 +110,8 @@ def _read_part(take: Collector, images: Path, labels: Path, split: str | None) -
 def _box(words: list[str]) -> list[float] | list[str]:
     """The box around a quad; or the word that is no number, four times, so that it is named."""
     corners = list(map(number, words))
-    # min and max would pass over a NaN.
-    bad = [word for word, value in zip(words, corners, strict=True) if value != value]
-    if bad:
+    # min and max would pass over a NaN, a sum does not.
+    if math.isnan(sum(corners)) and (bad := [w for w, value in zip(words, corners, strict=True) if math.isnan(value)]):
         return bad[:1] * 4
     across, down = corners[::2], corners[1::2]
     return [min(across), min(down), max(across), max(down)]
