@@ -85,11 +85,9 @@ def score_checkpoint(
                             "score": round(own["chip/iou"], 4),
                             "metric": "IoU",
                         }
+    metrics = scores(matrix, names, split) | trivial_scores(matrix, names, f"{split}/trivial") | objects.finish(split)
     # What validation said of this very state, so that a table can choose by it among all that were tested.
-    known = {f"checkpoint/{name}": float(value) for name, value in meta["metrics"].items()}
-    metrics = (
-        known | scores(matrix, names, split) | trivial_scores(matrix, names, f"{split}/trivial") | objects.finish(split)
-    )
+    metrics |= {f"checkpoint/{name}": float(value) for name, value in meta["metrics"].items()}
     write_objects(Path(task.out) / "objects.csv", objects.found)
     if notes:
         notes["legend"] = LEGEND
