@@ -122,3 +122,25 @@ steps:
         assert note in said
         assert said.count("note:") == 1
     assert "note:" not in shoal("run", "s.yaml", "--only", "a").stderr, "once is enough"
+
+
+def test_a_table_that_is_added_after_the_run_is_shown_without_another(folder: Path, shoal: Run) -> None:
+    shoal("run", "s.yaml", "--profile", "smoke")
+    file = folder / "s.yaml"
+    file.write_text(file.read_text().replace("rows: model, columns: lr", "title: Afterwards, rows: [model, lr]"))
+    done = shoal("results", "s.yaml")
+    assert done.stdout.startswith("Afterwards: ")
+    assert done.stderr == "(as last run: --profile smoke)\n"
+    assert "Afterwards" in Path(shoal("report", "s.yaml").stdout.strip()).read_text()
+    file.write_text(file.read_text().replace("smoke", "small"))
+    assert shoal("results", "s.yaml").stdout.startswith("Afterwards: "), "the profile's name has changed since"
+
+
+def test_two_files_of_one_name_are_told_apart(folder: Path, shoal: Run) -> None:
+    shoal("run", "s.yaml", "--profile", "smoke")
+    copy = folder / "copy.yaml"
+    copy.write_text((folder / "s.yaml").read_text().replace("model: [a, b]", "model: [c]").partition("profiles")[0])
+    assert shoal("results", "copy.yaml").stderr == "(as last run: s.yaml --profile smoke)\n"
+    assert re.search(r"train +4 +4 to run", shoal("status", "copy.yaml").stdout)
+    assert "was last run from s.yaml" in shoal("run", "copy.yaml").stderr
+    assert "was last run" not in shoal("run", "copy.yaml").stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from shoal.cli.opened import Opened
 
 if TYPE_CHECKING:
     from shoal.executors import Executor
+    from shoal.results import StudyResults
 
 StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY", help="The study file.", show_default=False)]
 ProfileOption = Annotated[
@@ -84,20 +86,44 @@ def open_study(
         typer.echo(f"(on {place}, as last run)", err=True)
     if as_last_run and profile is None and not overrides:
         last = read_json(mine.plan) or {}
+        if last.get("file") not in (None, file.name):
+            last = {}  # of another file with the same name of a study: its profiles are none of ours
         profile, overrides = last.get("profile"), last.get("set")
         if profile or overrides:
-            words = [f"--profile {shlex.quote(profile)}"] if profile else []
-            words += [f"--set {shlex.quote(item)}" for item in overrides or ()]
-            typer.echo(f"(as last run: {' '.join(words)})", err=True)
+            _say_last_run(profile, overrides or ())
             study = load_study(file, profile=profile, overrides=overrides or ())
     return Opened(build(study), mine, root, profile, tuple(overrides or ()), store, place, shlex.quote(str(file)))
 
 
-def up_to_date(file: Path | str, store: str | None) -> None:
-    """Bring what is here of a study up to date, where a runner in a cluster works on it; for verbs that only read results."""
-    file = Path(file)
-    if not file.is_file():
-        return
+def load_results(study: str, store: str | None) -> StudyResults:
+    """The results of a study file, or of a study's folder in a store, for the verbs that only read them.
+
+    Raises:
+        UsageError: nothing of it has been run.
+    """
+    from shoal.results import load
+
+    file = Path(study)
+    if file.is_file():
+        _up_to_date(file, store)
+    found = load(study, store)
+    data = found.data
+    if file.is_file():
+        _say_last_run(data.profile, data.overrides, data.file if data.file not in ("", file.name) else None)
+    return found
+
+
+def _say_last_run(profile: str | None, overrides: Sequence[str], other: str | None = None) -> None:
+    """Say what the last run was asked with, where that is more than the study file; ``other``: the file it was of."""
+    words = [shlex.quote(other)] if other else []
+    words += [f"--profile {shlex.quote(profile)}"] if profile else []
+    words += [f"--set {shlex.quote(item)}" for item in overrides]
+    if words:
+        typer.echo(f"(as last run: {' '.join(words)})", err=True)
+
+
+def _up_to_date(file: Path, store: str | None) -> None:
+    """Bring what is here of a study up to date, where a runner in a cluster works on it."""
     from shoal.store import find_store
     from shoal.study import load_study
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli.common import StoreOption, up_to_date
+from shoal.cli.common import StoreOption, load_results
 
 
 def register(app: typer.Typer) -> None:
@@ -34,10 +34,8 @@ def report(
 ) -> None:
     """Write the study's report, one HTML page. It works offline and can be sent to anyone."""
     from shoal.report import write_report
-    from shoal.results import load
 
-    up_to_date(study, store)
-    data = load(study, store).data
+    data = load_results(study, store).data
     written = write_report(data, out or Path(data.folder) / "report.html")
     typer.echo(str(written))
     if open_:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli.common import StoreOption, up_to_date
+from shoal.cli.common import StoreOption, load_results
 from shoal.cli.words import console
 from shoal.errors import UsageError
 
@@ -47,13 +47,12 @@ def results(
     store: StoreOption = None,
 ) -> None:
     """Print the study's tables. Those that its report section asks for, or one made here with --rows and --columns."""
-    from shoal.results import FORMATS, ResultError, Table, load, render_table, report_tables, table_rich
+    from shoal.results import FORMATS, ResultError, Table, render_table, report_tables, table_rich
 
     format_ = "json" if json else format_
     if format_ not in FORMATS:
         raise UsageError(f"--format {format_}: unknown", hint=f"One of: {', '.join(FORMATS)}.")
-    up_to_date(study, store)
-    found = load(study, store)
+    found = load_results(study, store)
     if tasks:
         _print_tasks(found, format_)
         return

@@ -76,6 +76,11 @@ def run(
         words += ["--keep-stale"] if keep_stale else []
         _detached(opened, words, asked=asked, max_parallel=max_parallel, only_role=print_role)
         return
+    if (other := last_file(opened)) is not None:
+        _say(
+            f"note: {opened.plan.study.study} was last run from {other}: results, status and report are of the study that ran "
+            "last. Give one of the two another name."
+        )
     if not opened.store.plan.exists():  # once is enough; the plan says it every time
         for name in steps_with_pipes(opened.plan.study):
             _say(f"note: {name}: {PIPE_NOTE}")
@@ -97,6 +102,15 @@ def run(
         executor.close()
     tell(summary, runner, opened)
     raise typer.Exit(summary.exit_code)
+
+
+def last_file(opened: Opened) -> str | None:
+    """Name of another study file from which a study of this name was last run, as when a file was copied; else None."""
+    from shoal.store import read_json
+
+    path = opened.plan.study.path
+    last = (read_json(opened.store.plan) or {}).get("file")
+    return last if path is not None and isinstance(last, str) and last != path.name else None
 
 
 def _detached(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli.common import JsonOption, StoreOption, up_to_date
+from shoal.cli.common import JsonOption, StoreOption, load_results
 from shoal.cli.words import console, print_json
 
 
@@ -29,10 +29,7 @@ def usage(
     store: StoreOption = None,
 ) -> None:
     """Show what a study has cost. Hours by step, model and device, with queue, run and waste apart, and advice."""
-    from shoal.results import load
-
-    up_to_date(study, store)
-    found = load(study, store).usage(by)
+    found = load_results(study, store).usage(by)
     if json:
         print_json(found.to_json())
     else:

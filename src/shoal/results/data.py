@@ -230,7 +230,7 @@ class StudyData:
     """A study's plan with everything its tasks left behind.
 
     Attributes:
-        file: name of the study file.
+        file: name of the study file; ``profile``, ``overrides``: what it was last run with.
         problems: one sentence for each task whose result is there and cannot be read.
         runs: the contents of ``runs/<n>.json``, oldest first.
     """
@@ -243,6 +243,8 @@ class StudyData:
     tasks: dict[str, Task]
     description: str = ""
     file: str = ""
+    profile: str | None = None
+    overrides: tuple[str, ...] = ()
     runs: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     read_at: float = field(default_factory=time.time)

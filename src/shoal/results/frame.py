@@ -245,7 +245,7 @@ def varying_axes(data: StudyData, step: str) -> list[str]:
 
 
 def load(study: str | Path, store: str | Path | None = None) -> StudyResults:
-    """Load the results of a study.
+    """Load the results of a study: the tasks of its last run, in the tables that the study file asks for now.
 
     Args:
         study: a study file, the folder of a study in the store, or a store that holds one study.
@@ -256,7 +256,10 @@ def load(study: str | Path, store: str | Path | None = None) -> StudyResults:
     """
     path = Path(study)
     if path.is_file():
-        from shoal.results.locate import study_folder
+        from shoal.results.locate import as_the_file_says, locate
 
-        path = study_folder(path, None if store is None else str(store))
+        folder, now = locate(path, None if store is None else str(store))
+        data = read_store(folder)
+        as_the_file_says(data, path, now)
+        return StudyResults(data)
     return StudyResults(read_store(path))

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from shoal.errors import UsageError
+from shoal.errors import StudyError, UsageError
+from shoal.results.data import StudyData
+from shoal.store.index import read_json
 from shoal.store.place import find_store
 
-__all__ = ["study_folder"]
+if TYPE_CHECKING:
+    from shoal.study import Study
+
+__all__ = ["as_the_file_says", "locate"]
 
 
-def study_folder(file: Path, store: str | None) -> Path:
-    """Return the folder in the store that holds a study file's results.
+def locate(file: Path, store: str | None) -> tuple[Path, Study]:
+    """Return the folder in the store that holds a study file's results, and the study as the file has it now.
 
     Raises:
         StudyError: the file is not a study.
@@ -22,9 +29,22 @@ def study_folder(file: Path, store: str | None) -> Path:
 
     study = load_study(file)
     folder = find_store(study, store)[0].study(study.study).root
-    if not (folder / "plan.json").is_file():
+    last = read_json(folder / "plan.json")
+    if last is None and not (folder / "plan.json").is_file():
         raise UsageError(
             f"nothing of study {study.study!r} has been run yet ({folder} holds no results)",
             hint=f"Start with: shoal run {shlex.quote(str(file))}",
         )
-    return folder
+    if last and last.get("file") == file.name and (last.get("profile") or last.get("set")):
+        with contextlib.suppress(StudyError):  # the profile, or what was overridden, may have gone since
+            study = load_study(file, profile=last.get("profile"), overrides=last.get("set") or ())
+    return folder, study
+
+
+def as_the_file_says(data: StudyData, file: Path, study: Study) -> None:
+    """Take title, description and report section from the file as it is now: they change no task, so that a table that was
+    added to the file after the last run is shown without another run.
+    """
+    if data.file == file.name:
+        data.title, data.description = study.title or "", study.description or ""
+        data.report = study.report_json()

@@ -88,6 +88,8 @@ def read_store(folder: Path | str) -> StudyData:
         title=str(plan.get("title") or ""),
         description=str(plan.get("description") or ""),
         file=str(plan.get("file") or ""),
+        profile=plan.get("profile"),
+        overrides=tuple(map(str, plan.get("set") or ())),
         report=dict(plan.get("report") or {}),
         steps=steps,
         tasks=tasks,

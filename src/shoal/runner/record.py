@@ -34,7 +34,7 @@ def plan_json(plan: Plan, *, profile: str | None = None, overrides: Sequence[str
         "file": study.path.name if study.path else None,
         "profile": profile,
         "set": list(overrides),
-        "report": study.report.model_dump(mode="json", warnings="none") if study.report else {},
+        "report": study.report_json(),
         "axes": {step: plan.axes(step) for step in plan.order},
         "steps": [
             {

@@ -373,6 +373,10 @@ class Study(FileModel):
             return StudyError(message, hint=hint)
         return self._origin.error(path, message, hint=hint, span=span, key=key)
 
+    def report_json(self) -> dict[str, Any]:
+        """The report section as ``plan.json`` keeps it."""
+        return self.report.model_dump(mode="json", warnings="none") if self.report else {}
+
     def resolved(self) -> dict[str, Any]:
         """The study as plain data after extends, profile, ``--set`` and defaults: loading it gives the same study."""
         if self._origin is None:
