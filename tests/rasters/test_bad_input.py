@@ -29,7 +29,7 @@ from shoal_earth.rasters.labels import read_polygons
 from shoal_earth.rasters.opening import read_scene
 from shoal_earth.rasters.output import WriteError, publish, write_cog, write_polygons, write_text
 from shoal_earth.rasters.predict import CompositeSource, predict_scene
-from shoal_earth.rasters.shards import ShardReader
+from shoal_earth.rasters.shards import ShardReader, ShardWriter
 from shoal_earth.rasters.synthetic import World, make_world
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -284,6 +284,35 @@ def test_a_full_disk_leaves_no_polygons_nor_text(tmp_path: Path, world: World) -
     with little_room(10), pytest.raises(WriteError, match=r"t.txt: cannot be written: the file may not grow"):
         write_text(tmp_path / "t.txt", "x" * 100)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("image", ["jp2", "tif"])
+def test_a_full_disk_leaves_no_world_that_looks_whole(tmp_path: Path, image: str) -> None:
+    # JPEG 2000 is written by a library that says nothing of a full disk.
+    for size in (0, 1_000):
+        with (
+            little_room(size),
+            pytest.raises(WriteError, match=r"w: cannot be written: .*\n.*no whole world: remove it"),
+        ):
+            make_world(tmp_path / "w", tiles=1, size=60, dates=("2021-06-01",), image=image)
+        assert not (tmp_path / "w" / "catalog.json").exists()
+
+
+def test_pieces_of_shards_that_a_disk_refuses_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces are written by a thread while the next one is filled: whichever fails, it is told, and nothing is left."""
+    monkeypatch.setattr("shoal_earth.rasters.staging._PIECE", 8192)
+    chip = {"image": np.ones((3, 40, 40), np.int16)}
+
+    def write(folder: Path) -> None:
+        with ShardWriter(folder) as writer:
+            for number in range(20):
+                writer.add("train", f"chip{number:02d}", chip)
+            writer.close()
+
+    for size in (0, 8_000, 30_000, 100_000):
+        with little_room(size), pytest.raises(WriteError, match="the file may not grow further"):
+            write(tmp_path / "chips")
+        assert list((tmp_path / "chips").iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

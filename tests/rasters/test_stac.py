@@ -102,8 +102,11 @@ def test_an_api_is_asked_page_by_page_and_its_answer_checked(real: Path, tmp_pat
 
 def test_a_catalogue_that_recovers_is_used(world: World, serve: Serve) -> None:
     server = serve(world.folder)
-    server.faults["/catalog.json"] = ["503", "503"]
+    server.faults["/catalog.json"] = ["503", "503", "cut"]
     assert len(search(f"{server.url}/catalog.json", Query(), timeout=5, retries=3)) == 8
+    server.faults["/catalog.json"] = ["cut"] * 2
+    with pytest.raises(CatalogueError, match=r"catalog.json: .*the connection broke before the document was whole"):
+        search(f"{server.url}/catalog.json", Query(), timeout=5, retries=1)
 
 
 def test_catalogues_that_are_down_slow_or_none(tmp_path: Path, world: World, serve: Serve) -> None:

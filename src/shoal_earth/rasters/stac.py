@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,13 @@ class _Reader:
             again = Retry(total=self.retries, backoff_factor=0.3, status_forcelist=[429, 500, 502, 503, 504])
             for scheme in ("http://", "https://"):
                 self.session.mount(scheme, HTTPAdapter(max_retries=again))
+        for _ in range(self.retries):
+            # What breaks on its way is not asked again by the adapter.
+            with suppress(requests.exceptions.ChunkedEncodingError):
+                return self._once(where)
+        return self._once(where)
+
+    def _once(self, where: str) -> bytes:
         with self.session.get(where, timeout=self.timeout, stream=True) as answer:
             answer.raise_for_status()
             parts, size = [], 0
@@ -334,6 +342,8 @@ def _short(error: Exception) -> str:
     name = type(error).__name__
     if "Timeout" in name or "timed out" in str(error):
         return "the server did not answer in time"
+    if "IncompleteRead" in str(error):
+        return "the connection broke before the document was whole"
     if "Connection" in name or "MaxRetry" in str(error) or name == "RetryError":
         return "the server cannot be reached, or keeps failing"
     return text[0][:200] if text else name
