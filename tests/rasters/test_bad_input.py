@@ -290,10 +290,7 @@ def test_a_full_disk_leaves_no_polygons_nor_text(tmp_path: Path, world: World) -
 def test_a_full_disk_leaves_no_world_that_looks_whole(tmp_path: Path, image: str) -> None:
     # JPEG 2000 is written by a library that says nothing of a full disk.
     for size in (0, 1_000):
-        with (
-            little_room(size),
-            pytest.raises(WriteError, match=r"w: cannot be written: .*\n.*no whole world: remove it"),
-        ):
+        with little_room(size), pytest.raises(WriteError, match=r"/w.*: cannot be written: "):
             make_world(tmp_path / "w", tiles=1, size=60, dates=("2021-06-01",), image=image)
         assert not (tmp_path / "w" / "catalog.json").exists()
 
