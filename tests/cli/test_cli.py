@@ -146,7 +146,8 @@ steps:
     )
     assert "look must be done first" in shoal("approve", "s.yaml", "choose", code=2).stderr
     waits = shoal("run", "s.yaml", code=3)
-    assert "Choose the pairs" in waits.stderr
+    (sheet,) = folder.rglob("look/*/out/sheet")
+    assert f"Choose the pairs and give pairs.csv (In {sheet.parent}.)" in waits.stderr.replace("\n", " ")
     assert "shoal approve s.yaml choose" in waits.stderr
     assert states(shoal)["choose"] == ["waits for approval"]
     (folder / "pairs.csv").write_text("a,b\n")

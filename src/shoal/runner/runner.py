@@ -372,7 +372,7 @@ class Runner:
             self._note(task, record)
             self._finish(entry)
         elif gate:
-            message = self.plan.study.steps[task.step].gate or ""
+            message = " ".join([self.plan.study.steps[task.step].gate or "", *self._to_look_at(task)])
             self.progress.gates[task.id] = message
             self._board.move(entry, Phase.GATE)
             self._on_event(f"{task.step} waits for a person: {message}")
@@ -387,6 +387,12 @@ class Runner:
     def _input_digests(self, task: Task) -> dict[str, str | None]:
         records = ((need, self._records.get(need)) for need in task.needs)
         return {need: record.output_digest if record is not None else None for need, record in records}
+
+    def _to_look_at(self, task: Task) -> list[str]:
+        """Where the outputs lie that a person decides by, of those on this machine."""
+        outputs = (self.store.task(self.plan.tasks[need].step, need).out for need in task.needs)
+        here = [str(folder) for folder in outputs if folder.is_dir()]
+        return [f"(In {', '.join(here)}.)"] if 0 < len(here) <= 3 else []
 
     def _finish(self, entry: Entry) -> None:
         for child in self._board.done(entry):
