@@ -86,6 +86,15 @@ def test_what_is_no_terminal_gets_lines_as_long_as_they_are(tmp_path: Path) -> N
     assert "…" not in text
 
 
+def test_a_notebook_shows_a_table_and_takes_its_cells_as_a_frame(table: Table) -> None:
+    assert str(table) == repr(table) == render_table(table)
+    assert table._repr_markdown_() == render_table(table, "md")
+    frame = table.frame()
+    assert list(frame.columns) == ["model", "data", "mean", "sd", "n", "expected", "rank"]
+    assert sorted(frame["n"]) == [2, 3, 3, 3]
+    assert set(frame.pivot(index="model", columns="data", values="mean").columns) == {"img", "tci"}
+
+
 def test_markdown_is_a_table_whatever_the_names(table: Table) -> None:
     lines = [line for line in render_table(table, "md").splitlines() if line.startswith("|")]
     assert len(lines) == 4

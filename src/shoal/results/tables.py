@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shoal.results.data import show_value
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["NO_GOAL", "Best", "Cell", "Key", "Table", "digits_for", "names_of"]
 
@@ -54,9 +57,9 @@ class Cell:
         return self.rank == 1
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Table:
-    """A finished table; :func:`shoal.results.formats.render_table` writes it.
+    """A finished table; :func:`shoal.results.formats.render_table` writes it. A notebook and ``print`` show it as a table.
 
     Attributes:
         rows, columns: axes; ``row_keys``, ``column_keys``: their values (for people: ``row_labels`` ...),
@@ -87,6 +90,36 @@ class Table:
     hours_of: str = "GPU-h"
     notes: list[str] = field(default_factory=list)
     digits: dict[Key, int] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        from shoal.results.formats import render_table
+
+        return render_table(self, "table")
+
+    def _repr_markdown_(self) -> str:
+        """What notebooks show."""
+        from shoal.results.formats import render_table
+
+        return render_table(self, "md")
+
+    def frame(self) -> pd.DataFrame:
+        """Return one row a cell: the axes of its row and column, then ``mean``, ``sd`` (sample standard deviation), ``n`` and
+        ``expected`` (values it rests on, and planned) and ``rank`` in its column; an axis with the name of one of these is
+        called ``params.NAME``.
+        """
+        import pandas as pd
+
+        from shoal.results.formats import table_json
+
+        numbers = ("mean", "sd", "n", "expected", "rank")
+        rows = [
+            {
+                **{f"params.{k}" if k in numbers else k: v for k, v in (cell["row"] | cell["column"]).items()},
+                **{name: cell[name] for name in numbers},
+            }
+            for cell in table_json(self)["cells"]
+        ]
+        return pd.DataFrame(rows)
 
     @property
     def caption(self) -> str:
