@@ -144,3 +144,19 @@ def test_two_files_of_one_name_are_told_apart(folder: Path, shoal: Run) -> None:
     assert re.search(r"train +4 +4 to run", shoal("status", "copy.yaml").stdout)
     assert "was last run from s.yaml" in shoal("run", "copy.yaml").stderr
     assert "was last run" not in shoal("run", "copy.yaml").stderr
+
+
+def test_a_script_that_is_not_there_is_told_by_the_plan(folder: Path, shoal: Run) -> None:
+    (folder / "s.yaml").write_text(
+        """
+study: c
+steps:
+  a: {run: 'sh trian.sh --out {out}'}
+  b: {run: [sh, train.sh]}
+  c: {run: 'cd elsewhere; sh far.sh'}
+  d: {run: 'python -m package.train'}
+"""
+    )
+    said = shoal("plan", "s.yaml").stdout
+    assert "note: a names a script that is not there: trian.sh; did you mean train.sh?" in said
+    assert said.count("note:") == 1

@@ -184,6 +184,8 @@ def _show(
     for name in steps_with_pipes(opened.plan.study):
         out.print(Text(f"note: {name}: {PIPE_NOTE}", style="yellow"), soft_wrap=True)
     here = on is None or on in EXECUTORS
+    if here and total["run"]:
+        _show_absent_scripts(out, opened)
     start = "Once that data is there, start" if here and _show_absent(out, opened, states) else "Start"
     option = _plain(opened.options) + (f" --on {on}" if on and findings is None else "")
     if estimates:
@@ -226,6 +228,22 @@ def _show_absent(out: Any, opened: Opened, states: dict[str, TaskState]) -> bool
         said = Text(f"note: {', '.join(names)} will need data that is not there: {place}", style="yellow")
         out.print(said, soft_wrap=True)
     return bool(needed)
+
+
+def _show_absent_scripts(out: Any, opened: Opened) -> None:
+    from rich.text import Text
+
+    from shoal.store.sources import absent_scripts
+    from shoal.study.problems import nearest
+
+    study = opened.plan.study
+    for name, script in absent_scripts(study):
+        folder = (study.folder / script).parent
+        near = nearest(Path(script).name, [path.name for path in folder.glob("*")]) if folder.is_dir() else None
+        meant = f"; did you mean {Path(script).with_name(near)}?" if near else ""
+        out.print(
+            Text(f"note: {name} names a script that is not there: {script}{meant}", style="yellow"), soft_wrap=True
+        )
 
 
 def _each(opened: Opened, step: str, resources_of: Any) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal.results.data import amount, duration
 from shoal.results.errors import ResultError
-from shoal.results.tables import Cell, Key, Table
+from shoal.results.tables import Cell, Key, Table, axis_values
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -116,8 +116,8 @@ def table_json(table: Table) -> dict[str, Any]:
             if cell is not None:
                 cells.append(
                     {
-                        "row": _values(table.rows, row),
-                        "column": _values(table.columns, column),
+                        "row": axis_values(table.rows, row),
+                        "column": axis_values(table.columns, column),
                         "mean": cell.mean,
                         "sd": cell.sd,
                         "n": cell.n,
@@ -142,7 +142,7 @@ def table_json(table: Table) -> dict[str, Any]:
         else {"over": list(table.best.over), "by": table.best.by, "goal": table.best.goal},
         "cells": cells,
         "row_hours": [
-            {"row": _values(table.rows, r), "of": table.hours_of, "hours": h} for r, h in table.row_hours.items()
+            {"row": axis_values(table.rows, r), "of": table.hours_of, "hours": h} for r, h in table.row_hours.items()
         ],
         "notes": table.notes,
     }
@@ -320,7 +320,3 @@ def _latex_cell(cell: Cell | None, digits: int) -> str:
     if cell.n < cell.expected:
         text += rf" {{\footnotesize($n={cell.n}$)}}"
     return text
-
-
-def _values(axes: Key, key: Key) -> dict[str, Any]:
-    return {a: json.loads(k) if k else None for a, k in zip(axes, key, strict=True)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from shoal.results.data import show_value
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["NO_GOAL", "Best", "Cell", "Key", "Table", "digits_for", "names_of"]
+__all__ = ["NO_GOAL", "Best", "Cell", "Key", "Table", "axis_values", "digits_for", "names_of"]
 
 Key = tuple[str, ...]
 
@@ -59,7 +60,7 @@ class Cell:
 
 @dataclass(slots=True, repr=False)
 class Table:
-    """A finished table; :func:`shoal.results.formats.render_table` writes it. A notebook and ``print`` show it as a table.
+    """A finished table; :func:`shoal.results.formats.render_table` writes it.
 
     Attributes:
         rows, columns: axes; ``row_keys``, ``column_keys``: their values (for people: ``row_labels`` ...),
@@ -92,15 +93,8 @@ class Table:
     digits: dict[Key, int] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        from shoal.results.formats import render_table
-
-        return render_table(self, "table")
-
-    def _repr_markdown_(self) -> str:
-        """What notebooks show."""
-        from shoal.results.formats import render_table
-
-        return render_table(self, "md")
+        size = f"{len(self.row_keys)} x {len(self.column_keys)}"
+        return f"<table {self.caption}: {size}; .frame() has its cells>"
 
     def frame(self) -> pd.DataFrame:
         """Return one row a cell: the axes of its row and column, then ``mean``, ``sd`` (sample standard deviation), ``n`` and
@@ -109,17 +103,17 @@ class Table:
         """
         import pandas as pd
 
-        from shoal.results.formats import table_json
-
         numbers = ("mean", "sd", "n", "expected", "rank")
-        rows = [
-            {
-                **{f"params.{k}" if k in numbers else k: v for k, v in (cell["row"] | cell["column"]).items()},
-                **{name: cell[name] for name in numbers},
-            }
-            for cell in table_json(self)["cells"]
-        ]
-        return pd.DataFrame(rows)
+        axes = [f"params.{axis}" if axis in numbers else axis for axis in (*self.rows, *self.columns)]
+        cells = [(row, column, self.cells.get((row, column))) for row in self.row_keys for column in self.column_keys]
+        return pd.DataFrame(
+            [
+                [*axis_values(axes, (*row, *column)).values(), *(getattr(cell, name) for name in numbers)]
+                for row, column, cell in cells
+                if cell is not None
+            ],
+            columns=[*axes, *numbers],
+        )
 
     @property
     def caption(self) -> str:
@@ -133,6 +127,11 @@ class Table:
         if self.where:
             text += ", where " + " and ".join(f"{k} = {show_value(v)}" for k, v in self.where.items())
         return text
+
+
+def axis_values(axes: Iterable[str], key: Key) -> dict[str, Any]:
+    """Return axis to value of a row's or column's key; None where its tasks do not have the axis."""
+    return {axis: json.loads(one) if one else None for axis, one in zip(axes, key, strict=True)}
 
 
 def names_of(value: str | Iterable[str] | None) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shlex
 import shutil
 import time
@@ -23,7 +24,7 @@ from shoal.store.state import Sources
 if TYPE_CHECKING:
     from shoal.study import Step, Study
 
-__all__ = ["absent_data", "code_digest", "code_files", "copy_code", "data_places", "read_sources"]
+__all__ = ["absent_data", "absent_scripts", "code_digest", "code_files", "copy_code", "data_places", "read_sources"]
 
 # A file that a command names and that is larger than this is taken for data, not for code.
 _CODE_BYTES = 1 << 20
@@ -82,6 +83,22 @@ def absent_data(study: Study, steps: Iterable[str]) -> list[tuple[str, str, str]
         for name in steps
         for source, place in data_places(study, study.steps[name]).items()
         if "://" not in place and not Path(place).exists()
+    ]
+
+
+def absent_scripts(study: Study) -> list[tuple[str, str]]:
+    """Scripts that commands name and that are neither beside the study nor on the PATH: step, and the name as it stands.
+
+    Commands that change their folder, or write files of their own, are not looked at.
+    """
+    return [
+        (name, word)
+        for name, step in study.steps.items()
+        if not step.code and not (isinstance(step.run, str) and re.search(r"\bcd\b|>|\bPATH=", step.run))
+        for word in _words(step.run)
+        if re.fullmatch(r"[\w./-]+\.(py|sh)", word)
+        and not (study.folder / word).exists()
+        and shutil.which(word) is None
     ]
 
 
