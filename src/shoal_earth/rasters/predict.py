@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-from xml.sax.saxutils import escape
 
 import numpy as np
 import rasterio
@@ -324,11 +323,8 @@ def _polygons(classes: Path, probability: Path, foreground: int, name: str, smal
         # Specks by the million would fill the memory: those far below the smallest are not kept until areas are exact.
         metres = made.crs.linear_units_factor[1] if made.crs.is_projected else 0.0
         least = 0.5 * smallest * 10_000 / metres**2 if metres else 0.0
-        # All else would be outlined too, as one polygon with a hole for each of these: gigabytes of a whole scene.
-        with rasterio.open(_only(classes, made, foreground)) as mask:
-            outlined = shapes(band, mask=rasterio.band(mask, 1), transform=made.transform)
-            outlines = (shape(outline) for outline, _ in outlined)
-            found = [outline for outline in outlines if outline.area >= least]
+        outlines = (shape(outline) for outline, value in shapes(band, transform=made.transform) if value == foreground)
+        found = [outline for outline in outlines if outline.area >= least]
         frame = geopandas.GeoDataFrame({"class": [name] * len(found)}, geometry=found, crs=made.crs)
     frame["hectares"] = hectares(frame)
     frame = frame[frame["hectares"] >= smallest].sort_values("hectares", ascending=False, kind="stable")
@@ -343,14 +339,3 @@ def _polygons(classes: Path, probability: Path, foreground: int, name: str, smal
             means.append(float(made.read(1, window=window)[inside].mean()) / 250)
     frame["probability"] = np.round(means, 4) if means else np.zeros(0)
     return frame
-
-
-def _only(path: Path, dataset: Any, value: int) -> str:
-    """A raster (as GDAL's VRT) that is 1 where another is ``value``, else 0."""
-    corners = ",".join(repr(float(number)) for number in dataset.transform.to_gdal())
-    return (
-        f'<VRTDataset rasterXSize="{dataset.width}" rasterYSize="{dataset.height}"><GeoTransform>{corners}</GeoTransform>'
-        f'<VRTRasterBand dataType="Byte" band="1"><ComplexSource><SourceFilename relativeToVRT="0">'
-        f"{escape(str(path.absolute()))}</SourceFilename><SourceBand>1</SourceBand>"
-        f"<LUT>{value - 1}:0,{value}:1,{value + 1}:0</LUT></ComplexSource></VRTRasterBand></VRTDataset>"
-    )
