@@ -333,9 +333,20 @@ def _polygons(classes: Path, probability: Path, foreground: int, name: str, smal
     with rasterio.open(probability) as made:
         grid = Grid.of(made, probability)
         for outline in frame.geometry:
-            window = grid.window_of(outline.bounds) or grid.whole
-            here = grid.part(window)
-            inside = rasterize([outline], (here.height, here.width), transform=here.transform) == 1
-            means.append(float(made.read(1, window=window)[inside].mean()) / 250)
+            total, count = 0, 0
+            # Some reach over the whole scene, so a strip at a time.
+            for window in _strips(grid.window_of(outline.bounds) or grid.whole):
+                here = grid.part(window)
+                inside = np.zeros((here.height, here.width), np.uint8)
+                rasterize([outline], out=inside, transform=here.transform)
+                total += int(made.read(1, window=window)[inside == 1].sum(dtype=np.int64))
+                count += int(np.count_nonzero(inside))
+            means.append(total / count / 250)
     frame["probability"] = np.round(means, 4) if means else np.zeros(0)
     return frame
+
+
+def _strips(window: Window, rows: int = 512) -> Iterator[Window]:
+    """A window in parts of some rows, from the top."""
+    for row in range(0, int(window.height), rows):
+        yield Window(window.col_off, window.row_off + row, window.width, min(rows, window.height - row))
