@@ -160,3 +160,14 @@ steps:
     said = shoal("plan", "s.yaml").stdout
     assert "note: a names a script that is not there: trian.sh; did you mean train.sh?" in said
     assert said.count("note:") == 1
+
+
+def test_a_run_can_be_stopped_while_its_file_is_being_edited(folder: Path, shoal: Run) -> None:
+    file = folder / "s.yaml"
+    file.write_text("study: c\nsteps: {a: {run: sleep 60}}\n")
+    runner = subprocess.Popen([sys.executable, "-m", "shoal", "run", "s.yaml"], cwd=folder, stderr=subprocess.DEVNULL)
+    until(lambda: list((folder / "runs").glob("c/a/*/attempts/1/attempt.json")))
+    file.write_text("study: c\nsteps: {a: [")
+    assert shoal("stop", "s.yaml").stdout == "c: stopped\n"
+    assert runner.wait(timeout=60) == 130
+    assert "never closed" in shoal("stop", "s.yaml", code=2).stderr, "nothing runs, so the file is what is wrong"

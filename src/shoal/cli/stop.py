@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from shoal.cli.common import OnOption, ProfileOption, SetOption, StoreOption, StudyArgument, open_executor, open_study
 from shoal.cli.opened import Opened
+from shoal.errors import StudyError
+
+if TYPE_CHECKING:
+    from shoal.store import StudyStore
 
 
 def register(app: typer.Typer) -> None:
@@ -31,10 +36,18 @@ def stop(
 ) -> None:
     """Stop a run, or some of its tasks. Tasks are asked to end and may save a checkpoint first; the next run resumes them."""
     from shoal.cli.detached import call_off, hand_on, live, wait_for_end
-    from shoal.runner import Request, ask
+    from shoal.runner import Request
     from shoal.store import holder
 
-    opened = open_study(study, profile=profile, overrides=set_, store=store, as_last_run=True, on=on)
+    try:
+        opened = open_study(study, profile=profile, overrides=set_, store=store, as_last_run=True, on=on)
+    except StudyError:
+        # Half-way through an edit the file cannot be read; what was started from it must be possible to stop all the same.
+        running = [] if tasks else _runs_of(study, store)
+        if len(running) != 1:
+            raise
+        _ask_to_stop(running[0], set(), now=now, wait=wait)
+        return
     ids = opened.plan.find(tasks) if tasks else set()
     if live(opened.store) is not None and (ids or not call_off(opened)):
         hand_on(opened, Request("stop", tuple(sorted(ids)), now=now))
@@ -45,16 +58,35 @@ def stop(
             typer.echo(f"{opened.plan.study.study}: asked its runner in the cluster to stop {len(ids) or 'everything'}")
         return
     if holder(opened.store.lock) is not None:
-        ask(opened.store, Request("stop", tuple(sorted(ids)), now=now))
-        if wait and not ids:
-            while holder(opened.store.lock) is not None:
-                time.sleep(0.1)
-            typer.echo(f"{opened.plan.study.study}: stopped")
-        else:
-            typer.echo(f"{opened.plan.study.study}: asked its runner to stop {len(ids) or 'everything'}")
+        _ask_to_stop(opened.store, ids, now=now, wait=wait)
         return
     stopped = _stop_orphans(opened, ids, now=now, wait=wait) if opened.store.root.is_dir() else 0
     typer.echo(f"{opened.plan.study.study}: no runner; {stopped} running task{'s' if stopped != 1 else ''} stopped")
+
+
+def _runs_of(file: Path, store: str | None) -> list[StudyStore]:
+    """Studies that were last run from a file and that a runner on this machine holds, by what the store says alone."""
+    from shoal.store import holder, open_store, read_json
+
+    root = open_store(store, beside=file.parent)
+    mine = [root.study(path.parent.name) for path in root.root.glob("*/plan.json")]
+    return [
+        one for one in mine if (read_json(one.plan) or {}).get("file") == file.name and holder(one.lock) is not None
+    ]
+
+
+def _ask_to_stop(store: StudyStore, ids: set[str], *, now: bool, wait: bool) -> None:
+    """Ask the runner of a study on this machine to stop tasks, or everything, and wait for its end in that case."""
+    from shoal.runner import Request, ask
+    from shoal.store import holder
+
+    ask(store, Request("stop", tuple(sorted(ids)), now=now))
+    if wait and not ids:
+        while holder(store.lock) is not None:
+            time.sleep(0.1)
+        typer.echo(f"{store.name}: stopped")
+    else:
+        typer.echo(f"{store.name}: asked its runner to stop {len(ids) or 'everything'}")
 
 
 def _stop_orphans(opened: Opened, ids: set[str], *, now: bool, wait: bool) -> int:
