@@ -149,7 +149,7 @@ def measure(folder: Path, sizes: Sequence[int], seconds: Sequence[float], tasks:
         "*of the order*: computed: the same ratio if nothing but the trainings took time, for the order in which they are handed "
         "over and taken; *were all waiting*: if all waited at the scheduler at once.",
         "The lines below each size are what was seen of its attempts, with one clock, by a watch beside Shoal: how often each "
-        "happened, and how long it took.",
+        "happened, and how long it took. The control plane runs as in part (h).",
     ]
     return part
 
