@@ -36,7 +36,7 @@ from shoal.executors.kubernetes.spec import bucket_of
 from shoal.executors.kubernetes.survey import survey_gpus
 from shoal.executors.records import read_spec
 
-__all__ = ["Created", "Dropped", "Fetched", "Refused", "Submitter"]
+__all__ = ["Created", "Dropped", "Fetched", "Refused", "Submitter", "selectors"]
 
 _WORKERS = 16
 # The server removes the objects of one request one after the other: several requests at once.
@@ -131,15 +131,8 @@ class Submitter:
 
     def remove(self, keys: Iterable[AttemptKey], *, now: bool = False) -> None:
         """Remove the Jobs of attempts and end their pods, within their grace or at once."""
-        by_number: dict[int, list[str]] = {}
-        for key in keys:
-            by_number.setdefault(key.number, []).append(key.task)
-        for number, tasks in by_number.items():
-            size = min(_MOST, max(_FEWEST, -(-len(tasks) // _REMOVERS)))
-            for start in range(0, len(tasks), size):
-                chosen = ",".join(sorted(tasks[start : start + size]))
-                selector = f"{names.selector(self._shared.scope)},{names.ATTEMPT}={number},{names.TASK} in ({chosen})"
-                self._removers.submit(self._remove, selector, now)
+        for selector in selectors(self._shared.scope, keys):
+            self._removers.submit(self._remove, selector, now)
 
     def read_log(self, key: AttemptKey, pod: str) -> None:
         """Read what a pod printed; told as ``log``, None where it cannot be read any more."""
@@ -267,3 +260,20 @@ class Submitter:
                 forbidden += isinstance(error, Forbidden)
                 if forbidden > _FORBIDDEN_TRIES or self._closed.wait(random.uniform(0.5, 1.5) * _PAUSE):
                     raise
+
+
+def selectors(scope: str, keys: Iterable[AttemptKey]) -> list[str]:
+    """Label selectors that together match the objects of these attempts and nothing else.
+
+    There are as many as requests are sent at once, fewer for few attempts, and more where an address would become too long.
+    """
+    by_number: dict[int, list[str]] = {}
+    for key in keys:
+        by_number.setdefault(key.number, []).append(key.task)
+    found = []
+    for number, tasks in by_number.items():
+        size = min(_MOST, max(_FEWEST, -(-len(tasks) // _REMOVERS)))
+        for start in range(0, len(tasks), size):
+            chosen = ",".join(sorted(tasks[start : start + size]))
+            found.append(f"{names.selector(scope)},{names.ATTEMPT}={number},{names.TASK} in ({chosen})")
+    return found
