@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster_lab import JOBS, PODS, Lab, lab, plane, until
+from cluster_lab import JOBS, PODS, Lab, lab, others, plane, until
 from measure import BENCH, PYTHON, ROOT, Aim, BenchError, Part, Row, Spread, ratios
 
 AIM_RATIO, AIM_REQUESTS, AIM_MEMORY, AIM_CANCEL = 1.15, 3.0, 200, 10.0
@@ -50,7 +50,9 @@ def measure(folder: Path, tasks: int, large: int, rounds: int, nodes: int, only:
         gogc = 100 if name == "memory" else 400  # ten times as many objects
         with plane(lambda bed: bed.add_nodes(nodes), study(20), folder, gogc=gogc) as bed:
             with lab(bed, folder, text, **more) as at:
+                before = others(bed)
                 figures = what(at)
+                figures["others"] = others(bed) - before
         print(f"(h) {name}: {figures}", file=sys.stderr, flush=True)
         return figures
 
@@ -90,7 +92,8 @@ def measure(folder: Path, tasks: int, large: int, rounds: int, nodes: int, only:
         "more pods wait at once than the default of `waiting` lets. *one by one*: as a script does it that "
         "loops over create_namespaced_job. *kubectl*: `kubectl apply -f` of the folder, then the watch.",
         "*requests a task* counts every request that Shoal sent, the preflight's and those of watches included. *CPU* is the "
-        "client's own, which it takes from the control plane's two cores.",
+        "client's own, which it takes from the control plane's two cores. *others' CPU* is what other programs took from them "
+        "meanwhile: where that is not small, the row is disturbed.",
         "*stop*: all tasks run and would never end. *floor*: one request that deletes all Jobs, one that deletes all pods, and "
         "watches until no container runs and no Job is left. *Shoal*: all of `shoal stop`, from its start to its exit, by which "
         "time the same is true, and every task has its record. *pods gone after*: as long as the control plane is busy with it.",
@@ -176,6 +179,7 @@ def _tell_stop(part: Part, found: Mapping[str, list[dict[str, float]]], tasks: i
         over = Spread(tuple(one["over"] for one in found[name]))
         gone = Spread(tuple(one["gone"] for one in found[name]))
         cells = {"total s": over.shown(1), "pods gone after s": gone.shown(1)}
+        cells["others' CPU s"] = Spread(tuple(one["others"] for one in found[name])).shown(1)
         if name == "shoal":
             ratio = ratios(over, floor)
             cells["x floor"] = ratio.shown(2)
@@ -208,6 +212,7 @@ def _tell(part: Part, found: Mapping[str, list[dict[str, float]]], tasks: int) -
             cells["x floor"] = ratio.shown(2)
         if "created" in runs[0]:
             cells["created after s"] = spread(name, "created").shown(1)
+        cells["others' CPU s"] = spread(name, "others").shown(1)
         if "cpu" in runs[0]:
             cells["CPU s"] = spread(name, "cpu").shown(1)
         if name == "shoal":

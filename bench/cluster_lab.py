@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from typing import Any
 
 from measure import PYTHON, ROOT, BenchError, environ
 
-__all__ = ["JOBS", "PODS", "Lab", "lab", "plane", "until"]
+__all__ = ["JOBS", "PODS", "Lab", "lab", "others", "plane", "until"]
 
 JOBS, PODS = "/apis/batch/v1 jobs", "/api/v1 pods"
 _names = itertools.count(1)
@@ -107,6 +108,21 @@ def lab(bed: Any, folder: Path, study: str, **more: Any) -> Iterator[Lab]:
         yield made
     finally:
         made.api.close()
+
+
+def others(bed: Any) -> float:
+    """CPU seconds that were used so far on this machine by neither the control plane nor this process and what it has started and
+    waited for. What they grow by meanwhile says whether a measurement was disturbed."""
+    tick = os.sysconf("SC_CLK_TCK")
+    user, nice, system, _, _, irq, softirq = map(int, Path("/proc/stat").read_text().split(None, 8)[1:8])
+    used = (user + nice + system + irq + softirq) / tick
+    for name in bed.processes.names():
+        words = Path(f"/proc/{bed.processes.pid(name)}/stat").read_text().rpartition(")")[2].split()
+        used -= (int(words[11]) + int(words[12])) / tick
+    for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
+        mine = resource.getrusage(who)
+        used -= mine.ru_utime + mine.ru_stime
+    return used
 
 
 def until(ready: Callable[[], bool], seconds: float, what: str) -> None:
