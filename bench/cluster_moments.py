@@ -92,7 +92,8 @@ def phases(moments: Moments, attempts: Sequence[Path]) -> dict[str, list[float]]
         elif before:
             taken.append(one["placed"] - max(*before, one["pod"]))
         starts.append(one["runs"] - one["placed"])
-        heard.append((folder / "attempt.json").stat().st_mtime - one["over"])
+        # Both watch the same: sometimes Shoal hears of it first.
+        heard.append(max(0.0, (folder / "attempt.json").stat().st_mtime - one["over"]))
         if earlier := [moment for moment in placed if moment <= queued]:
             follows.append(queued - earlier[-1])
     return found
