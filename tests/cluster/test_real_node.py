@@ -86,10 +86,15 @@ QUICKSTART_DATA = {"scene": "atlanta.tif", "houses": "buildings.geojson"}
 
 
 def metrics(store: Path) -> dict[str, dict[str, float]]:
-    """Step to metrics; without times, which are of the machine."""
+    """Step to metrics; without times and speeds, which are of the machine."""
     found = [json.loads(path.read_text()) for path in sorted(store.glob("**/result.json"))]
     return {
-        one["step"]: {name: value for name, value in one["metrics"].items() if "seconds" not in name} for one in found
+        one["step"]: {
+            name: value
+            for name, value in one["metrics"].items()
+            if "seconds" not in name and not name.startswith("speed/")
+        }
+        for one in found
     }
 
 

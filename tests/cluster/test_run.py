@@ -108,6 +108,7 @@ def test_a_stop_ends_what_runs_and_a_killed_runner_is_followed(lab: Lab) -> None
     lab.shoal("stop", "s.yaml", some)
     until(lambda: not [one for one in lab.client.list(JOBS).items if some in one["metadata"]["name"]])
     assert {one["metadata"]["uid"] for one in lab.client.list(JOBS).items} < before, "nothing was submitted anew"
+    until(lambda: lab.counts().get("running") == 5)
     second.send_signal(signal.SIGKILL)
     second.wait()
     # No runner is left; what runs is ended all the same.
