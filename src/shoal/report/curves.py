@@ -1,10 +1,8 @@
 """Training curves, thinned so that ten thousand trials still make a page that opens.
 
-Curves of a trial are its own and those of the tasks that ``for_each`` ties to it; trials that share a
-training run
-share the curve. When there are too many, the best are drawn, a sample of the others, and for all of them
-the band in
-which they lie.
+Curves of a trial are its own and those of the tasks that ``for_each`` ties to it; trials that share a training run share
+the curve. When there are too many, the best are drawn, a sample of the others, and for all of them the band in which they
+lie.
 """
 
 from __future__ import annotations

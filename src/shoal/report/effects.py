@@ -31,9 +31,8 @@ class Effect:
     """An axis and what it does to the objective.
 
     Attributes:
-        share: part of the variance between trials that lies between the axis's values, 0 to 1. Axes that
-            are not
-            crossed with each other share what they explain, so the parts need not add up to 1.
+        share: part of the variance between trials that lies between the axis's values, 0 to 1. Axes that are not crossed
+            with each other share what they explain, so the parts need not add up to 1.
         order: value indices of the axis in the order in which they are shown.
         hidden: how many values are not shown, because there are too many.
     """

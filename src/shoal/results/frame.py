@@ -84,12 +84,11 @@ class StudyResults:
         return pd.DataFrame(columns)
 
     def curves(self, metric: str | None = None) -> pd.DataFrame:
-        """Return what tasks logged, tidy: ``task``, ``step`` (of the study), ``attempt``, ``at``,
-        ``time``, ``metric``, ``value``.
+        """Return what tasks logged, tidy: ``task``, ``step`` (of the study), ``attempt``, ``at``, ``time`` (UTC), ``metric`` and
+        ``value``.
 
-        ``at`` is the ``step`` that was given to ``log``. After a resume, a later attempt's values replace
-        those of an
-        earlier one at the same ``at``.
+        ``at`` is the ``step`` that was given to ``log``. After a resume, a later attempt's values replace those of an earlier
+        one at the same ``at``.
 
         Args:
             metric: only this metric, as it was logged.

@@ -1,8 +1,7 @@
 """Which number a metric's name means, and its value for a task.
 
-A reference is ``STEP/METRIC`` when ``STEP`` is a step of the study and ``METRIC`` one of its metrics; else
-it is the
-name of a metric as it was logged, which must then exist in one step only.
+A reference is ``STEP/METRIC`` when ``STEP`` is a step of the study and ``METRIC`` one of its metrics; else it is the name of a
+metric as it was logged, which must then exist in one step only.
 """
 
 from __future__ import annotations
