@@ -106,7 +106,7 @@ class Plan:
                 steps = ", ".join(self.order)
                 raise UsageError(
                     f"study {self.study.study!r} has no step and no task {reference!r}",
-                    hint=f"Its steps: {steps}. Task ids: shoal status.",
+                    hint=f"Its steps: {steps}. Task ids: shoal results STUDY --tasks, or shoal status STUDY --json.",
                 )
             found.add(name if name in self.tasks else matches[0])
         return found
