@@ -107,7 +107,8 @@ def _doubled(study: Study, step: str, path: _Path, text: str) -> Iterator[StudyE
     used = {one.name for _, other in study.steps[step].templates() for one in Template.parse(other).names}
     for name in ("out", "checkpoints"):
         start = text.find(f"{{{{{name}}}}}")
-        if start >= 0 and name not in used:
+        # In quotes it is meant as text, as in what `shoal import` writes.
+        if start >= 0 and name not in used and "'" not in text[:start]:
             span = (start, start + len(name) + 4)
             message = f'{{{{{name}}}}} is the text {{{name}}}, not the folder, in the command of step "{step}"'
             yield study.error(path, message, hint=f"Write {{{name}}}, with one pair of braces.", span=span)

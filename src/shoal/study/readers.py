@@ -138,6 +138,25 @@ def read_name(pattern: str, hint: str) -> Callable[[object], str]:
     return check
 
 
+_INTERPRETERS = frozenset(
+    (
+        "python",
+        "python3",
+        "torchrun",
+        "accelerate",
+        "deepspeed",
+        "bash",
+        "sh",
+        "uv",
+        "conda",
+        "srun",
+        "mpirun",
+        "Rscript",
+        "julia",
+    )
+)
+
+
 def read_command(value: object) -> str | tuple[str, ...]:
     """Text for the shell, or a list of exact arguments."""
     if isinstance(value, str):
@@ -154,7 +173,8 @@ def read_command(value: object) -> str | tuple[str, ...]:
         words.append(item if isinstance(item, str) else show(item))
     if not words[0].strip():
         refuse("must start with a program", at=(0,))
-    if len(words[0].split()) > 1 and "/" not in words[0]:
+    # A program's name may hold spaces; that of an interpreter with its script behind it is a whole command in one item.
+    if len(words[0].split()) > 1 and words[0].split()[0] in _INTERPRETERS:
         said = ", ".join(words[0].split())
         refuse(
             f'must start with a program by itself, not "{words[0]}"',
