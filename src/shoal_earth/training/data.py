@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -64,6 +65,11 @@ class _Order(Sampler[list[tuple[int, int]]]):
         return self.last - self.first
 
 
+def _deaf(worker: int) -> None:
+    """A stop is sent to all processes of a group: those that read ahead go on until the one that trains has saved its state."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 class Batches:
     """An endless, numbered stream of training batches.
 
@@ -118,6 +124,7 @@ class Batches:
             num_workers=self.workers,
             collate_fn=self.collate,
             pin_memory=self.pin and torch.cuda.is_available(),
+            worker_init_fn=_deaf,
             # The loader draws a seed for its workers: from a generator of its own, not from the model's.
             generator=torch.Generator().manual_seed(self.seed),
         )
