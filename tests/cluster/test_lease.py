@@ -127,7 +127,7 @@ def test_an_answer_that_was_lost_and_a_server_that_is_away_lose_nothing(
         version = lab.client.get(LEASES, "study")["metadata"]["resourceVersion"]
         until(lambda: lease._version not in ("", version), 20)
         lab.bed.kill_apiserver()
-        time.sleep(1)
+        time.sleep(2)
         lab.bed.restart_apiserver()
         before = lab.client.get(LEASES, "study")["spec"]["renewTime"]
         until(lambda: lab.client.get(LEASES, "study")["spec"]["renewTime"] > before, 30)
