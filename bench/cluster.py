@@ -85,8 +85,8 @@ def measure(folder: Path, tasks: int, large: int, rounds: int, nodes: int, only:
     part.notes += [
         "etcd, kube-apiserver, kube-controller-manager, kube-scheduler and kwok run on this machine beside what is "
         f"measured; {nodes} fake nodes of 8 GPUs. The control plane is what takes the time; each case has one of its own, which "
-        "has run a study of 20 tasks before. Its programs run with `GOGC=400`, which saves them a fifth of their CPU time.",
-        "*floor*: the same manifests, read from files, created by 32 threads over http.client, and one watch on Jobs "
+        "has run a study of 20 tasks before. Its programs run with `GOGC=400` (less garbage collection), on all sides.",
+        f"*floor*: the same manifests, read from files, created by {WORKERS} threads over http.client, and one watch on Jobs "
         "until all are over. *Shoal*: all of `shoal run --on`, from the start of the process to its exit: planning, policies, "
         "preflight, ConfigMaps, Jobs, two watches, records and results of every task, with a cluster file of five lines: no "
         "more pods wait at once than the default of `waiting` lets. *one by one*: as a script does it that "

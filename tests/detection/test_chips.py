@@ -24,13 +24,14 @@ from shoal.errors import ShoalError, UsageError
 from shoal_earth.ahead import ahead
 from shoal_earth.detection import imagery
 from shoal_earth.detection.chips import BOX, ChipRules
-from shoal_earth.detection.decoding import Buffers
 from shoal_earth.detection.findings import Findings
 from shoal_earth.detection.form import Boxes, Image
 from shoal_earth.detection.imagery import ImageError, Source, quiet, starts, to_rgb
 from shoal_earth.detection.prepare import prepare
 from shoal_earth.detection.shards import DetectionChips, ImageShards
 from shoal_earth.detection.splits import SplitRules, split_images
+from shoal_earth.rasters import rooms
+from shoal_earth.rasters.rooms import Rooms
 from shoal_earth.rasters.shards import ShardReader
 
 from .conftest import quad, write_coco, write_dota, write_png, write_tif
@@ -537,13 +538,21 @@ def test_memory_of_cut_images_is_used_again_and_changes_no_chip(
             folder, {f"P{number}": [quad(5, 5, 40, 40), quad(20, 30, 60, 60)]}, width=width, height=height, mode=mode
         )
     truncate(folder / "images" / "P3.png")
-    taken: list[int] = []
-    original = Buffers.take
-    monkeypatch.setattr(Buffers, "take", lambda self, *size: (taken.append(len(self._free)), original(self, *size))[1])
+    monkeypatch.setattr(rooms, "_LEAST", 1)
+    again: list[bool] = []
+    original = Rooms.array
+
+    def array(self: Rooms, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+        held = len(self._spare)
+        made = original(self, shape, dtype)
+        again.append(len(self._spare) < held)
+        return made
+
+    monkeypatch.setattr(Rooms, "array", array)
     prepare("dota", folder, tmp_path / "a", ChipRules(32, 8), ALL_TRAIN)
-    assert len(taken) == 6
-    assert sum(held > 0 for held in taken) >= 2, "what was cut makes room for what comes"
-    monkeypatch.setattr(Buffers, "give", lambda self, array: None)
+    assert len(again) == 6
+    assert any(again), "what was cut makes room for what comes"
+    monkeypatch.setattr(Rooms, "_leave", lambda self, room: None)
     prepare("dota", folder, tmp_path / "b", ChipRules(32, 8), ALL_TRAIN)
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()

@@ -13,7 +13,7 @@ import numpy as np
 
 from shoal.errors import UsageError
 from shoal_earth.ahead import ahead
-from shoal_earth.detection.decoding import Buffers, Part, Pixels, decode
+from shoal_earth.detection.decoding import Part, Pixels, decode
 from shoal_earth.detection.findings import Findings
 from shoal_earth.detection.form import Dataset, Image
 from shoal_earth.detection.imagery import ImageError, quiet, starts
@@ -134,15 +134,14 @@ def _cut_all(
     findings = dataset.findings
     splits = split_images(dataset.images, split, findings)
     writer = ImageShards(out, shard_bytes=rules.shard_mib * 2**20)
-    buffers = Buffers()
     facts: list[dict[str, Any]] = []
     tally = {name: {"images": 0, "chips": 0, "objects": 0} for name in SPLITS}
     classes = {name: np.zeros(len(dataset.classes), np.int64) for name in SPLITS}
     # Decoding goes ahead in a thread while chips are written.
-    decoding = decode(dataset.images, rules.size, rules.overlap, rules.bands, buffers)
+    decoding = decode(dataset.images, rules.size, rules.overlap, rules.bands)
     with quiet(), ahead(decoding) as decoded:
         meanwhile()
-        cutter = _Cutter(rules, len(dataset.classes), decoded, buffers, writer)
+        cutter = _Cutter(rules, len(dataset.classes), decoded, writer)
         for number, (image, name) in enumerate(zip(dataset.images, splits, strict=True)):
             findings.read("decoded images")
             findings.read("boxes", len(image.boxes))
@@ -188,7 +187,6 @@ class _Cutter:
         rules: how.
         classes: how many there are.
         decoded: parts of the images, see :func:`decoding.decode`.
-        buffers: where the parts' memory goes back to.
         writer: takes the chips.
     """
 
@@ -197,10 +195,9 @@ class _Cutter:
         rules: ChipRules,
         classes: int,
         decoded: Iterator[Part | ImageError],
-        buffers: Buffers,
         writer: ImageShards,
     ) -> None:
-        self.rules, self.classes, self.decoded, self.buffers, self.writer = rules, classes, decoded, buffers, writer
+        self.rules, self.classes, self.decoded, self.writer = rules, classes, decoded, writer
         self._objects = 0  # of the images before
 
     def cut(self, image: Image, number: int, split: str) -> tuple[dict[str, Any], _Cut]:
@@ -225,8 +222,6 @@ class _Cutter:
                     add_valid(statistics, strip[:, max(seen - top, 0) :], pixels.nodata)
                     seen = top + strip.shape[1]
                 self._cut_strip(own, top, strip)
-            if part.memory is not None:
-                self.buffers.give(part.memory)
             if part.last:
                 break
         assert pixels is not None

@@ -1,8 +1,8 @@
 """A file that grows at its end: gathered in large pieces, which a thread writes past the page cache where the file system can.
 
-Through the page cache every byte is copied once more, into memory that the system must find and often clear first; for chips of a
-scene that was a third of all CPU beyond decoding. What is smaller than a piece, and what a file system cannot write directly,
-goes through the cache.
+Through the page cache every byte is copied once more, into memory that the system must find and often clear first
+(docs/decisions/direct-writes.md). What is smaller than a piece, and what a file system cannot write directly, goes through the
+cache.
 """
 
 from __future__ import annotations
