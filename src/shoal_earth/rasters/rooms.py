@@ -29,7 +29,10 @@ class Rooms:
         length = 1 << (size - 1).bit_length()
         room = next((room for room in self._spare if len(room) == length), None)
         if room is None:
-            room = mmap.mmap(-1, length)
+            # Private: the default is shared memory, whose pages are dearer and never large.
+            room = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux alone
+                room.madvise(mmap.MADV_HUGEPAGE)
         else:
             self._spare.remove(room)
         # Views of it refer to this very array, so that it goes when the last of them does.
