@@ -283,7 +283,7 @@ def test_killed_and_started_again_the_chips_are_the_same_bytes(tmp_path: Path) -
 
 
 def test_memory_does_not_grow_with_the_scene(tmp_path: Path) -> None:
-    """Beside the labels, a byte a pixel, which the caller holds: a few runs of chips."""
+    """Beside the labels, a byte a pixel, which the caller holds: a few runs of chips, of which chance decides how many."""
 
     class Ground:
         def __init__(self, height: int) -> None:
@@ -294,14 +294,14 @@ def test_memory_does_not_grow_with_the_scene(tmp_path: Path) -> None:
             return Pixels(np.full(shape, 0.1, np.float32), np.ones(shape[1:], bool))
 
     peaks = []
-    for height in (4096, 4096, 16384):  # pieces of a shard fill up first
+    for height in (4096, 16 * 4096):
         source = Ground(height)
         labels = np.ones((height, 512), np.uint8)
         tracemalloc.start()
         cut_layers([Layer("a", "a", source, labels)], tmp_path, CutRules(128, 128, (1, 0, 0)), kind="rgb")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[2] < peaks[1] * 1.1
+    assert peaks[1] < peaks[0] * 2
 
 
 def test_groups_are_dealt_by_their_foreground(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import os
 import random
 from collections.abc import Iterable, Iterator
@@ -19,7 +21,7 @@ from shoal.errors import UsageError
 __all__ = ["Ranks", "get_rng_state", "ranks", "seed_everything", "set_rng_state"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Ranks:
     """This process among all that train one model together.
 
@@ -98,11 +100,19 @@ def ranks(device: str = "auto") -> Iterator[Ranks]:
     if world == 1:
         yield Ranks(0, 1, place)
         return
+    # Its functions have the default group as a default argument: imported later, as DistributedDataParallel does, they keep
+    # that group for ever. See below why it must go.
+    importlib.import_module("torch.distributed.nn.functional")
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=timedelta(minutes=30))
+    here = Ranks(rank, world, place)
     try:
-        control = dist.new_group(backend="gloo", timeout=timedelta(minutes=30))
-        yield Ranks(rank, world, place, control)
+        here.control = dist.new_group(backend="gloo", timeout=timedelta(minutes=30))
+        yield here
     finally:
+        here.control = None
+        # Threads of gloo end with the last reference to their group. One that lives on, and lets go of a tensor while the
+        # interpreter ends, aborts the process: a training that is done would count as failed.
+        gc.collect()
         dist.destroy_process_group()
 
 

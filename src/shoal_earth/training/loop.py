@@ -170,6 +170,14 @@ class Fit:
             Stopped: the task was asked to stop; the state is saved.
             ShoalError: the loss is no longer a number, or ``evaluate`` did not return the metric to monitor.
         """
+        try:
+            self._run()
+        finally:
+            # The process group ends only when nothing holds it.
+            self.model = self.module
+        return self.best
+
+    def _run(self) -> None:
         seed_everything(self.config.seed * 1000 + self.ranks.rank)
         self.resume()
         per_epoch = self.batches.steps_per_epoch
@@ -192,7 +200,6 @@ class Fit:
             if self.ranks.any(self.ranks.main and time.monotonic() - self._saved > self.config.save_every):
                 self.save()
         self.save()
-        return self.best
 
     def complete(self, folder: Path) -> dict[str, Any]:
         """Train to the end, leave ``last.pt`` and ``best.pt`` in a folder, and log which state was the best.
@@ -323,7 +330,7 @@ class Fit:
                 "metrics": self.metrics,
                 "window": self._window.steps,
                 "ranks": of_ranks,
-                "run": self._run(),
+                "run": self._settings(),
                 "meta": self.meta,
             }
             save_checkpoint(self.folder / "last.pt", content)
@@ -335,9 +342,11 @@ class Fit:
         if not path.exists():
             return False
         state = load_checkpoint(path)
-        if state["run"] != self._run():
+        if state["run"] != self._settings():
             changed = [
-                f"{k}: {state['run'].get(k)} then, {v} now" for k, v in self._run().items() if state["run"].get(k) != v
+                f"{k}: {state['run'].get(k)} then, {v} now"
+                for k, v in self._settings().items()
+                if state["run"].get(k) != v
             ]
             raise UsageError(
                 f"{path}: is the state of another run ({'; '.join(changed)})",
@@ -357,7 +366,7 @@ class Fit:
             _log.info("going on from step %d of %d", self.step, self.total)
         return True
 
-    def _run(self) -> dict[str, Any]:
+    def _settings(self) -> dict[str, Any]:
         """What must not change between start and resume."""
         return {
             "seed": self.config.seed,
