@@ -5,12 +5,15 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
 from torchvision.models.detection.faster_rcnn import FasterRCNN, FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.fcos import FCOS
+from torchvision.models.detection.fcos import FCOS, FCOSHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
+from torchvision.models.detection.rpn import RPNHead
+from torchvision.models.detection.ssd import SSDHead
 from torchvision.ops import MultiScaleRoIAlign
 
 from shoal_earth.detection.models.detector import Detector, Target, finish
@@ -37,8 +40,30 @@ class _AsGiven(nn.Module):
         return result
 
 
+# What boxes are made of. Under autocast torchvision makes and tells them apart in the type of the feature maps, and bf16 has
+# only every second pixel from 256 on: boxes would be rounded to it, and where classes or levels are set apart by a distance, for
+# doubles to be found in one go, to some dozen pixels.
+_GRIDS = (AnchorGenerator, DefaultBoxGenerator)
+_HEADS = (RPNHead, FastRCNNPredictor, RetinaNetHead, FCOSHead, SSDHead)
+
+
+def _single_grid(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Maps of the same shapes in single precision, without any memory: their shapes and type are all that is looked at."""
+    images, maps = given
+    return images, [m.new_empty((), dtype=torch.float32).expand(m.shape) for m in maps]
+
+
+def _single(module: nn.Module, given: Any, answer: Any) -> Any:
+    """A head's answer, whatever holds it, in single precision."""
+    if isinstance(answer, Tensor):
+        return answer.float()
+    if isinstance(answer, dict):
+        return {name: _single(module, given, value) for name, value in answer.items()}
+    return type(answer)(_single(module, given, value) for value in answer)
+
+
 class TorchvisionDetector(Detector):
-    """One of torchvision's detectors behind the common interface.
+    """One of torchvision's detectors behind the common interface. Its boxes are in single precision, whatever it runs in.
 
     Args:
         model: the detector; its own resizing and normalisation are taken out.
@@ -52,6 +77,11 @@ class TorchvisionDetector(Detector):
         self.given = _AsGiven()
         model.transform = self.given
         self.model, self.shift = model, int(background)
+        for part in model.modules():
+            if isinstance(part, _GRIDS):
+                part.register_forward_pre_hook(_single_grid)
+            elif isinstance(part, _HEADS):
+                part.register_forward_hook(_single)
 
     def compute_losses(self, images: Tensor, targets: list[Target]) -> dict[str, Tensor]:
         """Torchvision's losses, unweighted, as it sums them."""

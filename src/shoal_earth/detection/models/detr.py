@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
+from shoal_earth.detection.models.blocks import start_rare
 from shoal_earth.detection.models.detector import Detector, Target, finish_pairs
 from shoal_earth.detection.models.detr_sizes import CONFIGS, configuration
 from shoal_earth.detection.models.pyramid import hold_batch_norm
@@ -25,6 +26,7 @@ __all__ = ["TransformersDetector", "build"]
 
 _MOST = 300
 _CLASS_HEADS = ("class_embed", "enc_score_head", "enc_out_class_embed")
+_BOX_HEADS = ("bbox_predictor", "bbox_embed", "enc_bbox_head", "enc_out_bbox_embed", "pre_bbox_head")
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,22 @@ def _in_float(loss: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+class _Single:
+    """A head of boxes in single precision, whatever the network runs in: bf16 has every second pixel of a chip's right half."""
+
+    def forward(self, *given: Tensor) -> Tensor:
+        with torch.autocast(given[0].device.type, enabled=False):
+            answer: Tensor = super().forward(*(value.float() for value in given))  # type: ignore[misc]
+            return answer
+
+
+def _single_boxes(model: nn.Module) -> None:
+    """Let the heads of boxes be :class:`_Single` ones. Another class, so that names of parameters and copies stay right."""
+    for path, part in model.named_modules():
+        if not isinstance(part, nn.ModuleList) and any(word in _BOX_HEADS for word in path.split(".")[-2:]):
+            part.__class__ = type(type(part).__name__, (_Single, type(part)), {})
+
+
 def _first_stage(output: Any, labels: list[dict[str, Tensor]], config: Any) -> dict[str, Tensor]:
     """The loss of Deformable DETR's proposals (appendix A.4 of arXiv 2010.04159): any object against nothing."""
     from transformers.loss import loss_deformable_detr
@@ -184,6 +202,7 @@ def build(name: str, classes: int, size: str, image_size: int, weights: Weights 
         if part.endswith("mask_token"):
             parameter.requires_grad_(False)
     content = _to_places(model) if name == "detr" and size == "tiny" else None
+    _single_boxes(model)
     multiple = CONFIGS[name].multiple if size == "published" else CONFIGS[name].tiny_multiple
     return TransformersDetector(
         model,
@@ -337,7 +356,7 @@ def _start_classes(model: Any) -> None:
     for path, part in model.named_modules():
         words = path.split(".")
         if isinstance(part, nn.Linear) and any(w in _CLASS_HEADS for w in words[-2:]):
-            nn.init.constant_(part.bias, -math.log(99))
+            start_rare(part.bias)
 
 
 def _thaw(module: nn.Module) -> None:

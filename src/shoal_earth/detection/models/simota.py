@@ -77,13 +77,15 @@ def simota(
     wanted = F.one_hot(labels, classes.shape[1]).float()
     # Of each object (rows) and candidate (columns): the sum over classes, written as a product of matrices.
     yes, no = odds.clamp(min=1e-12).log().clamp(min=-100), (1 - odds).clamp(min=1e-12).log().clamp(min=-100)
-    entropy = -(wanted @ yes.T + (1 - wanted) @ no.T)
+    # Costs are compared, so not in half precision, whatever the network runs in.
+    with torch.autocast(boxes.device.type, enabled=False):
+        entropy = -(wanted @ yes.T + (1 - wanted) @ no.T)
     both = (inside & near)[at].T
     cost = entropy - 3 * (overlap + 1e-8).log() + _FAR * ~both
     most = min(best, len(at))
     counts = overlap.topk(most, 1).values.sum(1).int().clamp(min=1)
     taken = torch.zeros_like(cost, dtype=torch.bool)
-    order = cost.topk(min(int(counts.max()), len(at)), 1, largest=False).indices
+    order = cost.topk(most, 1, largest=False).indices
     rank = torch.arange(order.shape[1], device=cost.device)
     taken.scatter_(1, order, rank[None] < counts[:, None])
     several = taken.sum(0) > 1
