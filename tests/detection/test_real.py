@@ -81,8 +81,12 @@ def test_buildings_of_sixteen_bits(spacenet: Path, tmp_path: Path) -> None:
         assert 20 < shown.mean() < 235
         assert shown.std() > 20
         rows = chips.boxes(0)
-        draw_boxes(tmp_path / "chip.png", shown, rows["box"], rows["label"], chips.classes, scale=2)
-    assert Picture.open(tmp_path / "chip.png").size == (512, 512)
+        draw_boxes(tmp_path / "chip.png", shown, rows["box"], [(255, 0, 0)] * len(rows), scale=2)
+    drawn = np.asarray(Picture.open(tmp_path / "chip.png"))
+    assert drawn.shape == (512, 512, 3)
+    for left, top, right, bottom in rows["box"]:
+        middle = drawn[min(int(top + bottom), 511), int(2 * left) + 1]
+        assert middle.tolist() == [255, 0, 0], (left, top, right, bottom)
 
 
 def test_boxes_lie_on_the_ground_where_the_polygons_do(spacenet: Path) -> None:

@@ -53,7 +53,7 @@ def test_the_same_seed_gives_the_same_files(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_boxes_hold_what_is_drawn(kind: str) -> None:
-    """The same scene with and without its objects differs inside of their boxes, and (but for shadows) nowhere else."""
+    """Something that differs from the ground, and no corner of what is drawn outside."""
     scene = make_scene(np.random.default_rng(3), 260, 220, [kind], crowd=0.6)
     assert len(scene.things) >= 2
     empty = np.median(scene.pixels, (0, 1))

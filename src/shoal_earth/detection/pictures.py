@@ -110,4 +110,4 @@ def _draw(
     ):
         boxes = np.array([(x, y, x + w, y + h) for (x, y, w, h), _ in drawn]).reshape(-1, 4)
         colours = [colour for _, colour in drawn]
-        draw_boxes(folder / f"{name}.png", image, boxes, [0] * len(boxes), [""], colours=colours, scale=scale)
+        draw_boxes(folder / f"{name}.png", image, boxes, colours, scale=scale)
