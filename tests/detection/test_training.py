@@ -137,6 +137,10 @@ def test_the_whole_way_by_the_command_line(places: tuple[Path, Path], tmp_path: 
     assert losses[-1] < losses[0]
     code, out, err = cli("test", "--chips", chips, "--checkpoint", tmp_path / "trained", "--out", tmp_path / "tested")
     assert code == 0, err
+    code, _, err = cli(
+        "test", "--chips", chips, "--checkpoint", tmp_path / "trained", "--out", tmp_path / "odd", "--precision", "half"
+    )
+    assert (code, 'no precision "half"' in err) == (2, True)
     tested = tmp_path / "tested"
     metrics: dict[str, float] = {}
     for line in (tested / "metrics.jsonl").read_text().splitlines():
@@ -196,6 +200,10 @@ def test_what_does_not_fit_is_said(places: tuple[Path, Path], tmp_path: Path, cl
         "train", "--chips", chips, "--model", "fcos", "--size", "tiny", "--augment", "x", "--out", tmp_path / "b"
     )
     assert (code, 'no augmentation "x"' in err) == (2, True)
+    tiny = ("train", "--chips", chips, "--model", "fcos", "--size", "tiny", "--out", tmp_path / "b")
+    for option, word, message in (("--precision", "fp8", 'no precision "fp8"'), ("--device", "gpu", 'no device "gpu"')):
+        code, _, err = cli(*tiny, option, word)
+        assert (code, message in err) == (2, True)
     torch.save({"format": 1, "model": {}, "meta": {"kind": "segmentation"}}, tmp_path / "other.pt")
     code, _, err = cli("test", "--chips", chips, "--checkpoint", tmp_path / "other.pt", "--out", tmp_path / "c")
     assert (code, "not of a detector" in err) == (2, True)

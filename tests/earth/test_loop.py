@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -23,8 +23,8 @@ from torch import nn
 from shoal.errors import ShoalError, UsageError
 from shoal_earth.training.checkpoint import load_checkpoint, save_checkpoint
 from shoal_earth.training.data import Batches
-from shoal_earth.training.distributed import Ranks
-from shoal_earth.training.loop import Stopped
+from shoal_earth.training.distributed import Ranks, choose_device
+from shoal_earth.training.loop import Stopped, to_device
 from shoal_earth.training.optim import Schedule, build_optimizer, parameter_groups
 
 from .job import Noisy, make
@@ -140,6 +140,12 @@ def test_state_of_another_run_is_refused(tmp_path: Path) -> None:
     make(tmp_path, here=ALONE, epochs=1).run()
     with pytest.raises(UsageError, match=r"state of another run .*seed: 0 then, 1 now"):
         make(tmp_path, here=ALONE, epochs=1, seed=1).run()
+    with pytest.raises(
+        UsageError, match=r"state of another run .*optimizer: AdamW then, Adam now; ema: 0.9 then, None"
+    ):
+        make(tmp_path, here=ALONE, epochs=1, optimizer="adam", ema=None).run()
+    with pytest.raises(UsageError, match=r"last\.pt: is the state of another model"):
+        make(tmp_path, here=ALONE, epochs=1, norm=False).run()
 
 
 def test_two_processes_take_the_steps_of_one_on_the_joint_batch(tmp_path: Path) -> None:
@@ -219,14 +225,22 @@ def test_moving_average_is_what_is_evaluated_and_kept(tmp_path: Path) -> None:
     fit = make(tmp_path, here=ALONE, epochs=2, ema=0.5, norm=False)
     fit.run()
     kept = load_checkpoint(tmp_path / "checkpoints" / "last.pt")
-    average = {k.removeprefix("module."): v for k, v in kept["ema"].items() if k != "n_averaged"}
+    average = kept["ema"]
     assert not equal(average, kept["model"])
     fit.save_weights(tmp_path / "w.pt")
     assert equal(load_checkpoint(tmp_path / "w.pt")["model"], average)
     # By hand: a decay of d keeps d of the old and takes 1 - d of the new weights.
     before, fit.module[0].bias.data = fit.ema.module[0].bias.clone(), torch.full((16,), 3.0)
-    fit.ema.update_parameters(fit.module)
+    fit.ema.update(fit.module, 20)
     torch.testing.assert_close(fit.ema.module[0].bias.data, 0.5 * before + 1.5)
+    # Early on the new weights count more, the first ones alone; norms are the model's own.
+    fit.ema.update(fit.module, 1)
+    torch.testing.assert_close(fit.ema.module[0].bias.data, 2 / 11 * (0.5 * before + 1.5) + 9 / 11 * 3.0)
+    fit.ema.update(fit.module, 0)
+    assert equal(fit.ema.state_dict(), fit.module.state_dict())
+    normed = make(tmp_path / "norm", here=ALONE, epochs=1, ema=0.5)
+    normed.run()
+    assert torch.equal(normed.ema.module[1].running_mean, normed.module[1].running_mean)
 
 
 def test_evaluate_every_and_the_last_step(tmp_path: Path) -> None:
@@ -241,7 +255,41 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
             return x, y * math.inf
 
     with pytest.raises(ShoalError, match=r"the loss is (nan|inf) at step 3"):
+        make(tmp_path, here=ALONE, examples=Broken(), save_every=1e9).run()
+
+    class Strict(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if not torch.isfinite(self.weight).all():
+                raise ValueError("boxes1 must be in corner format")
+            return super().forward(x)
+
+    # A model that refuses such numbers is not what went wrong.
+    fit = make(tmp_path, here=ALONE, examples=Broken(), save_every=1e9)
+    fit.module[0].__class__ = Strict
+    with pytest.raises(ShoalError, match=r"the loss is (nan|inf) at step 1"):
+        fit.run()
+    # A state that nothing can go on from is not kept.
+    with pytest.raises(ShoalError, match=r"the loss is (nan|inf) at step 1"):
         make(tmp_path, here=ALONE, examples=Broken()).run()
+    assert not (tmp_path / "checkpoints" / "last.pt").exists()
+
+
+def test_a_state_that_takes_long_to_write_is_written_seldom(tmp_path: Path) -> None:
+    for took, wanted in ((0.0, 6), (1e6, 1)):
+        fit = make(tmp_path / str(took), here=ALONE, epochs=1, monitor="a", evaluate=lambda model: {"a": 1.0})
+        fit._saving, steps = took, list[int]()
+        whole = fit.save
+
+        def save(fit: Any = fit, steps: Any = steps, took: float = took, whole: Any = whole) -> None:
+            whole()
+            steps.append(fit.step)
+            fit._saving = took
+
+        fit.save = save  # type: ignore[method-assign]
+        fit.run()
+        assert len(steps) >= wanted
+        assert steps[-1] == 10
+        assert took == 0 or steps == [10]
 
 
 def test_metric_to_monitor_must_be_there(tmp_path: Path) -> None:
@@ -304,6 +352,34 @@ def test_schedule_drives_the_optimizer(tmp_path: Path) -> None:
     )
 
 
+def test_devices_are_chosen_by_name_and_number_of_the_process() -> None:
+    assert choose_device("auto", 0) == choose_device("cpu", 4, 1, 2) == torch.device("cpu")
+    assert choose_device("auto", 4, 3, 4) == choose_device("cuda", 4, 3, 4) == torch.device("cuda", 3)
+    assert choose_device("cuda:2", 4) == torch.device("cuda", 2)
+    for given, message in (
+        (("gpu", 1), 'no device "gpu"'),
+        (("mps", 0), "Choose one of: auto, cpu, cuda, cuda:N"),
+        (("cuda", 0), "sees no CUDA device"),
+        (("cuda:1", 2, 0, 2), "2 processes cannot share cuda:1"),
+        (("auto", 2, 2, 3), "GPU 2 was asked for, but PyTorch sees 2, counted from 0"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            choose_device(*given)
+
+
+def test_tensors_are_moved_wherever_they_are() -> None:
+    class Pair(NamedTuple):
+        image: torch.Tensor
+        name: str
+
+    image = torch.zeros(2, 3, 4, 5)
+    moved = to_device({"a": [Pair(image, "x")], "b": (image[0],)}, torch.device("cpu", 0), channels_last=True)
+    assert isinstance(moved["a"][0], Pair)
+    assert moved["a"][0].name == "x"
+    assert moved["a"][0].image.is_contiguous(memory_format=torch.channels_last)
+    assert moved["b"][0].is_contiguous()
+
+
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "lamb"])
 def test_optimizers_by_name_learn(name: str, tmp_path: Path) -> None:
     best = make(tmp_path, here=ALONE, optimizer=name, epochs=15, dropout=0.0, lr=0.05, ema=None).run()
@@ -316,6 +392,8 @@ def test_parameter_groups() -> None:
     found = {(round(g["lr"], 6), g["weight_decay"]): len(g["params"]) for g in groups}
     assert found == {(0.01, 0.5): 1, (0.01, 0.0): 1, (0.1, 0.5): 1, (0.1, 0.0): 3}
     assert len(parameter_groups(model, 0.1, 0.5, decay_norm=True)) == 1
+    for name, decay in (("adam", 0.0), ("adamw", 0.01), ("sgd", 5e-4), ("lamb", 0.01)):
+        assert max(g["weight_decay"] for g in build_optimizer(name, model, 0.1).param_groups) == decay
 
 
 def test_unknown_names_are_refused_with_the_choices() -> None:

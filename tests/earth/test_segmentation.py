@@ -243,9 +243,17 @@ def test_from_chips_to_scores_and_pictures(chips: Path, tmp_path: Path, cli) -> 
     again = load_checkpoint(tmp_path / "b" / "best.pt")
     assert all(torch.equal(value, again["model"][name]) for name, value in best["model"].items())
 
-    checkpoint = tmp_path / "a" / "best.pt"
     code, out, error = cli(
-        "segmentation", "test", "--chips", chips, "--checkpoint", checkpoint, "--out", tmp_path / "s", "--pictures", 2
+        "segmentation",
+        "test",
+        "--chips",
+        chips,
+        "--checkpoint",
+        tmp_path / "a",
+        "--out",
+        tmp_path / "s",
+        "--pictures",
+        2,
     )
     assert code == 0, error
     logged = json.loads((tmp_path / "s" / "metrics.jsonl").read_text().splitlines()[-1])["metrics"]

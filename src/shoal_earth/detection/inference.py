@@ -15,11 +15,11 @@ from shoal_earth.detection.dataset import ChipDetections, pixels
 from shoal_earth.detection.evaluate import predictions_of
 from shoal_earth.detection.predict import Found, Model
 from shoal_earth.training.distributed import Ranks
+from shoal_earth.training.precision import autocast, check_precision
 
 __all__ = ["Answers", "detect", "windows"]
 
 Array = np.ndarray[Any, Any]
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,10 @@ def windows(model: nn.Module, device: torch.device, precision: str = "fp32") -> 
 
 
 def _ask(model: nn.Module, device: torch.device, precision: str) -> Callable[[torch.Tensor], list[Found]]:
-    dtype = _DTYPES.get(precision)
+    check_precision(precision, device)
 
     def answer(images: torch.Tensor) -> list[Found]:
-        with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype is not None):
+        with torch.no_grad(), autocast(device, precision):
             found = model(pixels(images.to(device, non_blocking=True, memory_format=torch.channels_last)))
             # Copies to the CPU wait for the device, so the clock of whoever asks is right.
             return [_found(one) for one in found]

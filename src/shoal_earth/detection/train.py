@@ -97,7 +97,6 @@ def train(chips: Path, out: Path | None, settings: TrainSettings) -> dict[str, A
                 truth,
                 here,
                 "val",
-                batch_size=how.batch_size,
                 precision=settings.precision,
                 max_detections=settings.max_detections,
             )

@@ -97,7 +97,12 @@ def train_command(
     seed: TrainingSeed = 0,
     loss: Annotated[str, typer.Option(help="ce, dice, focal, lovasz, miou, or a sum such as ce+dice.")] = "ce+dice",
     optimizer: Annotated[str, typer.Option(help="adam, adamw, sgd or lamb.")] = "adamw",
-    weight_decay: Annotated[float, typer.Option(help="Of weights, not of norms and biases.")] = 0.01,
+    weight_decay: Annotated[
+        float | None,
+        typer.Option(
+            help="Of weights, not of norms and biases. By the optimizer: adamw and lamb 0.01, sgd 0.0005, adam none."
+        ),
+    ] = None,
     schedule: Annotated[str, typer.Option(help="constant, step, linear, polynomial or cosine.")] = "cosine",
     step_epochs: Annotated[int, typer.Option(help="Epochs after which schedule step drops the rate.")] = 50,
     gamma: Annotated[float, typer.Option(help="Factor of such a drop.")] = 0.1,
@@ -188,7 +193,7 @@ def export_command(
 @app.command("test")
 def score_command(
     chips: Chips,
-    checkpoint: Annotated[Path, typer.Option(help="best.pt or last.pt of a training.")],
+    checkpoint: Annotated[Path, typer.Option(help="best.pt or last.pt of a training, or its folder.")],
     out: Out = None,
     split: Split = "test",
     batch_size: BatchSize = 16,

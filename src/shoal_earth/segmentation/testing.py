@@ -18,6 +18,7 @@ from shoal_earth.segmentation.models import load_model
 from shoal_earth.segmentation.objects import Objects, write_objects
 from shoal_earth.segmentation.pictures import save_panels
 from shoal_earth.session import current_task
+from shoal_earth.training.checkpoint import find_checkpoint
 from shoal_earth.training.distributed import ranks
 
 __all__ = ["score_checkpoint"]
@@ -37,7 +38,7 @@ def score_checkpoint(
 
     Args:
         chips: folder of chips.
-        checkpoint: file of ``shoal-earth segmentation train``.
+        checkpoint: file of ``shoal-earth segmentation train``, or the folder of such a training.
         out: where pictures and metrics go; Shoal's output folder by default.
         split: which chips.
         batch_size: chips at once.
@@ -48,10 +49,15 @@ def score_checkpoint(
         The metrics that were logged: those of the model, and under ``<split>/trivial`` what a constant answer reaches;
         scores by object (see :mod:`shoal_earth.segmentation.objects`), which are listed in ``objects.csv``; and under
         ``checkpoint`` what validation said of it in training.
+
+    Raises:
+        UsageError: there is no such checkpoint, it does not fit the chips, or this is one of several processes.
     """
     task = current_task(out)
     with ranks(device) as here:
-        model, meta = load_model(checkpoint)
+        if here.world > 1:
+            raise UsageError("a test of a segmentation model is one process", hint="Start it without torchrun.")
+        model, meta = load_model(find_checkpoint(checkpoint))
         model = model.to(here.device).to(memory_format=torch.channels_last)
         # The scale of the training chips belongs to the model.
         examples = ChipExamples(chips, split, scale=meta["scale"])

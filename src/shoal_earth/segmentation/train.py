@@ -19,6 +19,7 @@ from shoal_earth.session import current_task
 from shoal_earth.training.distributed import Ranks, ranks, seed_everything
 from shoal_earth.training.loop import Fit, to_device
 from shoal_earth.training.optim import Schedule, build_optimizer
+from shoal_earth.training.precision import autocast
 from shoal_earth.training.settings import TrainingSettings
 
 __all__ = ["TrainSettings", "evaluate_split", "train"]
@@ -26,7 +27,7 @@ __all__ = ["TrainSettings", "evaluate_split", "train"]
 
 @dataclass(frozen=True)
 class TrainSettings(TrainingSettings):
-    """What to train and how; the names are those of the command line."""
+    """What to train and how; the names are those of the command line. No ``weight_decay`` takes the optimizer's own."""
 
     model: str
     lr: float
@@ -37,7 +38,7 @@ class TrainSettings(TrainingSettings):
     width: int | None = None
     loss: str = "ce+dice"
     optimizer: str = "adamw"
-    weight_decay: float = 0.01
+    weight_decay: float | None = None
     schedule: str = "cosine"
     step_epochs: int = 50
     gamma: float = 0.1
@@ -155,10 +156,9 @@ def evaluate_split(
     names = examples.index["classes"]
     matrix = torch.zeros(len(names), len(names), dtype=torch.int64, device=here.device)
     total = torch.zeros(2, dtype=torch.float64)
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     for images, labels, _ in examples.batches(batch_size, here.rank, here.world):
         images, labels = to_device([images, labels], here.device, channels_last=True)
-        with torch.autocast(here.device.type, dtype, enabled=dtype is not None):
+        with autocast(here.device, precision):
             logits = model(images)
         matrix += confusion(logits.argmax(1), labels, len(names))
         if loss is not None:

@@ -6,6 +6,7 @@ import gc
 import importlib
 import os
 import random
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import torch.distributed as dist
 
 from shoal.errors import UsageError
 
-__all__ = ["Ranks", "get_rng_state", "ranks", "seed_everything", "set_rng_state"]
+__all__ = ["Ranks", "choose_device", "get_rng_state", "ranks", "seed_everything", "set_rng_state"]
 
 
 @dataclass
@@ -81,22 +82,22 @@ def ranks(device: str = "auto") -> Iterator[Ranks]:
     """Join the group that ``torchrun`` describes in the environment; alone without it.
 
     Args:
-        device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+        device: see :func:`choose_device`.
+
+    Raises:
+        UsageError: there is no such device.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    cuda = torch.cuda.is_available()
-    if device.startswith("cuda") and not cuda:
-        raise UsageError(f"device {device} was asked for, but PyTorch sees no CUDA device", hint="Use --device cpu.")
-    if device == "cpu" or not cuda:
-        place = torch.device("cpu")
-    elif ":" in device:
-        place = torch.device(device)
-    else:
-        place = torch.device("cuda", local)
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    place = choose_device(device, gpus, local, world)
     if place.type == "cuda":
         torch.cuda.set_device(place)
+        # What is left in single precision is multiplied in TensorFloat-32, as PyTorch has it for convolutions by default; and
+        # of the ways to convolve, the fastest is looked for once for each size, since chips have one.
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
     if world == 1:
         yield Ranks(0, 1, place)
         return
@@ -114,6 +115,36 @@ def ranks(device: str = "auto") -> Iterator[Ranks]:
         # interpreter ends, aborts the process: a training that is done would count as failed.
         gc.collect()
         dist.destroy_process_group()
+
+
+def choose_device(device: str, gpus: int, local: int = 0, world: int = 1) -> torch.device:
+    """Where a process calculates.
+
+    Args:
+        device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+        gpus: how many PyTorch sees.
+        local: number of this process on this machine; it takes the GPU of that number.
+        world: processes that train one model.
+
+    Raises:
+        UsageError: there is no such device.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise UsageError(f'there is no device "{device}"', hint="Choose one of: auto, cpu, cuda, cuda:N.")
+    if device == "cpu" or (device == "auto" and not gpus):
+        return torch.device("cpu")
+    if not gpus:
+        raise UsageError(f"device {device} was asked for, but PyTorch sees no CUDA device", hint="Use --device cpu.")
+    named = device.partition(":")[2]
+    if named and world > 1:
+        raise UsageError(f"{world} processes cannot share {device}", hint="Say --device cuda: each takes its own.")
+    number = int(named or local)
+    if number >= gpus:
+        raise UsageError(
+            f"GPU {number} was asked for, but PyTorch sees {gpus}, counted from 0",
+            hint="Of several processes each needs a GPU of its own: as many as torchrun's --nproc-per-node says.",
+        )
+    return torch.device("cuda", number)
 
 
 def seed_everything(seed: int) -> None:

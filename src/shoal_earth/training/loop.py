@@ -16,15 +16,18 @@ import torch
 from torch import nn
 
 from shoal.errors import ShoalError, UsageError
+from shoal_earth.training.average import Average
 from shoal_earth.training.checkpoint import load_checkpoint, save_checkpoint
 from shoal_earth.training.data import Batches
 from shoal_earth.training.distributed import Ranks, get_rng_state, seed_everything, set_rng_state
 from shoal_earth.training.optim import Schedule
+from shoal_earth.training.precision import autocast, check_precision
 
 __all__ = ["Fit", "Loop", "Stopped", "to_device"]
 
 _log = logging.getLogger(__name__)
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Checkpoints take a twentieth of the time at most, however large they are and however slow their folder.
+_BETWEEN = 19
 
 
 class Stopped(ShoalError):
@@ -47,7 +50,7 @@ class Loop:
         ema: decay of an exponential moving average of the weights, or None. Where there is one, it is what is evaluated and kept.
         evaluate_every: epochs between two evaluations; the last step is always evaluated.
         log_every: steps between two lines of training metrics; by default once an epoch.
-        save_every: seconds between two checkpoints to resume from.
+        save_every: seconds between two checkpoints to resume from; more where writing one takes more than a twentieth of that.
         channels_last: memory layout of images, faster for convolutions.
     """
 
@@ -64,8 +67,7 @@ class Loop:
     channels_last: bool = False
 
     def __post_init__(self) -> None:
-        if self.precision not in _DTYPES:
-            raise UsageError(f'there is no precision "{self.precision}"', hint=f"Choose one of: {', '.join(_DTYPES)}.")
+        check_precision(self.precision)
         if self.goal not in ("max", "min"):
             raise UsageError(f'the goal is "max" or "min", not "{self.goal}"')
         if self.epochs < 1 or self.evaluate_every < 1:
@@ -81,7 +83,8 @@ def to_device(batch: Any, device: torch.device, *, channels_last: bool = False) 
     if isinstance(batch, Mapping):
         return {key: to_device(value, device, channels_last=channels_last) for key, value in batch.items()}
     if isinstance(batch, (list, tuple)):
-        return type(batch)(to_device(value, device, channels_last=channels_last) for value in batch)
+        moved = [to_device(value, device, channels_last=channels_last) for value in batch]
+        return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
     return batch
 
 
@@ -138,8 +141,8 @@ class Fit:
         if ranks.world > 1:
             ids = [ranks.device.index] if ranks.device.type == "cuda" else None
             self.model = nn.parallel.DistributedDataParallel(self.module, device_ids=ids)
-        self.ema = _average(self.module, config.ema) if config.ema is not None else None
-        self.dtype = _DTYPES[config.precision]
+        self.ema = Average(self.module, config.ema) if config.ema is not None else None
+        check_precision(config.precision, ranks.device)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.precision == "fp16")
         self.total = config.epochs * batches.steps_per_epoch
         self.step = 0
@@ -148,7 +151,7 @@ class Fit:
         self.metrics: dict[str, float] = {}
         self.base = [float(group["lr"]) for group in optimizer.param_groups]
         self._window = _Window()
-        self._saved = time.monotonic()
+        self._saved, self._saving = time.monotonic(), 0.0
 
     @property
     def answering(self) -> nn.Module:
@@ -197,7 +200,8 @@ class Fit:
                 )
             self._evaluate_if_due()
             # All ranks must agree, and their clocks do not: the first one's decides.
-            if self.ranks.any(self.ranks.main and time.monotonic() - self._saved > self.config.save_every):
+            apart = max(self.config.save_every, _BETWEEN * self._saving)
+            if self.ranks.any(self.ranks.main and time.monotonic() - self._saved > apart):
                 self.save()
         self.save()
 
@@ -227,8 +231,7 @@ class Fit:
             # Gradients travel between processes once a step, with its last part.
             quiet = self.ranks.world > 1 and part < parts - 1
             with self.model.no_sync() if quiet else nullcontext():  # type: ignore[operator]
-                with torch.autocast(device.type, self.dtype, enabled=self.dtype is not torch.float32):
-                    losses = self.losses(self.model, batch)
+                losses = self._losses(batch)
                 self.scaler.scale(losses["loss"] / parts).backward()  # type: ignore[no-untyped-call]
             for name, value in losses.items():
                 value = value.detach().float() / parts
@@ -240,10 +243,20 @@ class Fit:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
-            self.ema.update_parameters(self.module)
+            self.ema.update(self.module, self.step)
         self.step += 1
         window.steps += 1
         window.images += self.batches.per_step
+
+    def _losses(self, batch: Any) -> Mapping[str, torch.Tensor]:
+        try:
+            with autocast(self.ranks.device, self.config.precision):
+                return self.losses(self.model, batch)
+        except (RuntimeError, ValueError):
+            # A model may refuse numbers that are none, as DETR's matching does: the loss was none before.
+            if "loss" in self._window.losses:
+                self._check(float(self._window.losses["loss"]))
+            raise
 
     def _log_training(self) -> None:
         window, self._window = self._window, _Window()
@@ -252,11 +265,7 @@ class Fit:
         names = sorted(window.losses)
         sums = self.ranks.sum(torch.stack([window.losses[n].double() for n in names]))
         means = {n: float(s) / window.steps / self.ranks.world for n, s in zip(names, sums, strict=True)}
-        if not math.isfinite(means["loss"]):
-            raise ShoalError(
-                f"the loss is {means['loss']} at step {self.step} of {self.total}",
-                hint="A lower learning rate, a warm-up or gradient clipping keeps it finite.",
-            )
+        self._check(means["loss"])
         elapsed = max(time.perf_counter() - window.started, 1e-9)
         if self.ranks.main:
             train = {f"train/{name}": value for name, value in means.items()}
@@ -264,6 +273,13 @@ class Fit:
             train["speed/images_per_second"] = window.images / elapsed
             train["speed/data_wait_share"] = window.waited / elapsed
             self.task.log(train, step=self.step)
+
+    def _check(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise ShoalError(
+                f"the loss is {loss} at step {self.step} of {self.total}",
+                hint="A lower learning rate, a warm-up or gradient clipping keeps it finite.",
+            )
 
     def _evaluate_if_due(self) -> None:
         due = self.step == self.total or self.step % (self.batches.steps_per_epoch * self.config.evaluate_every) == 0
@@ -315,9 +331,16 @@ class Fit:
             self.save_weights(folder / "best.pt")
 
     def save(self) -> None:
-        """Write ``last.pt``: everything that a new process needs to go on exactly here."""
+        """Write ``last.pt``: everything that a new process needs to go on exactly here.
+
+        Raises:
+            ShoalError: the loss is no longer a number; the state before stays, since from this one nothing could go on.
+        """
+        begun = time.monotonic()
         window = {name: value.cpu() for name, value in self._window.losses.items()}
         of_ranks = self.ranks.gather({"rng": get_rng_state(), "losses": window})
+        if window:
+            self._check(sum(float(one["losses"]["loss"]) for one in of_ranks) / self._window.steps / self.ranks.world)
         if self.ranks.main:
             content = {
                 "model": self.module.state_dict(),
@@ -335,6 +358,7 @@ class Fit:
             }
             save_checkpoint(self.folder / "last.pt", content)
         self._saved = time.monotonic()
+        self._saving = self._saved - begun
 
     def resume(self) -> bool:
         """Go on from ``last.pt`` if there is one; says whether there was."""
@@ -352,10 +376,17 @@ class Fit:
                 f"{path}: is the state of another run ({'; '.join(changed)})",
                 hint="Remove the file to start anew, or train with the same settings.",
             )
-        self.module.load_state_dict(state["model"])
-        if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        try:
+            self.module.load_state_dict(state["model"])
+            if self.ema is not None:
+                self.ema.load_state_dict(state["ema"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[-1].strip()[:200]
+            raise UsageError(
+                f"{path}: is the state of another model: {reason}",
+                hint="Remove the file to start anew, or train the same model.",
+            ) from None
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.evaluated = state["step"], state["evaluated"]
         self.best, self.metrics = state["best"], state["metrics"]
@@ -377,15 +408,7 @@ class Fit:
             "precision": self.config.precision,
             "lr": self.base,
             "schedule": repr(self.schedule),
+            "optimizer": type(self.optimizer).__name__,
+            "clip": self.config.clip,
+            "ema": self.config.ema,
         }
-
-
-def _average(model: nn.Module, decay: float) -> torch.optim.swa_utils.AveragedModel:
-    """The moving average of a model's weights; early on it follows faster, so that the random start is soon forgotten."""
-
-    def update(averages: Any, current: Any, count: Any) -> None:
-        # The first update copies; from then on the share of the new weights falls to 1 - decay.
-        now = min(decay, (1 + int(count)) / (10 + int(count)))
-        torch._foreach_lerp_(list(averages), list(current), 1 - now)
-
-    return torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=update)

@@ -14,7 +14,9 @@ from shoal.errors import UsageError
 
 __all__ = ["OPTIMIZERS", "SCHEDULES", "Schedule", "build_optimizer", "parameter_groups"]
 
-OPTIMIZERS = ("adam", "adamw", "sgd", "lamb")
+OPTIMIZERS = {"adam": 0.0, "adamw": 0.01, "sgd": 5e-4, "lamb": 0.01}
+"""By name, with the weight decay that is usual with it. Adam has none: there it is a part of the gradient, which is brought to
+unit size, so that even little of it soon outweighs the loss."""
 SCHEDULES = ("constant", "step", "linear", "polynomial", "cosine")
 
 
@@ -52,7 +54,7 @@ def build_optimizer(
     params: nn.Module | list[dict[str, Any]],
     lr: float,
     *,
-    weight_decay: float = 0.0,
+    weight_decay: float | None = None,
     momentum: float = 0.9,
     nesterov: bool = False,
 ) -> torch.optim.Optimizer:
@@ -62,25 +64,29 @@ def build_optimizer(
         name: which one.
         params: a model (grouped by :func:`parameter_groups`) or groups of one's own.
         lr: learning rate.
-        weight_decay: for weights.
+        weight_decay: for the weights of a model; by default as :data:`OPTIMIZERS` has it.
         momentum: of ``sgd``.
         nesterov: the same with Nesterov's look ahead.
+
+    Raises:
+        UsageError: there is no such optimizer, or the learning rate is none.
     """
+    if name not in OPTIMIZERS:
+        raise UsageError(f'there is no optimizer "{name}"', hint=f"Choose one of: {', '.join(OPTIMIZERS)}.")
     if not lr > 0:
         raise UsageError(f"the learning rate must be above 0, not {lr}")
-    groups = parameter_groups(params, lr, weight_decay) if isinstance(params, nn.Module) else params
+    decay = OPTIMIZERS[name] if weight_decay is None else weight_decay
+    groups = parameter_groups(params, lr, decay) if isinstance(params, nn.Module) else params
     if name == "adam":
         return torch.optim.Adam(groups, lr=lr)
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=lr)
     if name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
-    if name == "lamb":
-        from timm.optim.lamb import Lamb
+    from timm.optim.lamb import Lamb
 
-        lamb: torch.optim.Optimizer = Lamb(groups, lr=lr)
-        return lamb
-    raise UsageError(f'there is no optimizer "{name}"', hint=f"Choose one of: {', '.join(OPTIMIZERS)}.")
+    lamb: torch.optim.Optimizer = Lamb(groups, lr=lr)
+    return lamb
 
 
 @dataclass(frozen=True)
