@@ -171,52 +171,56 @@ def test_what_is_exported_to_a_pair_folder_is_read_again_and_becomes_shards_agai
     assert code == 0, error
 
 
-def cabuar(path: Path, *, folds_in_groups: bool, size: int = 80) -> dict[str, dict[str, np.ndarray]]:
-    """As published: BZip2 by hdf5plugin, (height, width, 12), fires by fold or with their fold as an attribute."""
+def cabuar(path: Path, *, kind: str, size: int = 80) -> dict[str, dict[str, np.ndarray]]:
+    """As published: BZip2 by hdf5plugin, 16 bits, (height, width, 12). ``whole``: fires by fold, masks of two axes; ``patched``
+    and ``chabud``: with their fold as an attribute, masks with a third axis of one."""
     import h5py
     import hdf5plugin
 
     rng = np.random.default_rng(0)
     made: dict[str, dict[str, np.ndarray]] = {}
     with h5py.File(path, "w") as file:
-        for fold in range(5):
+        for fold in ["chabud"] if kind == "chabud" else range(5):
             for number in range(2):
-                name = f"{fold}{number}fa-uuid"
+                name = f"{fold}fa08801-64b1-4d11-a3fc-0efaad1f4274_{number}"
                 fire = {
                     date: rng.integers(1, 9000, (size, size, 12)).astype(np.uint16)
                     for date in ("pre_fire", "post_fire")
                 }
-                fire["mask"] = np.zeros((size, size), np.uint8)
+                fire["mask"] = np.zeros((size, size), np.uint16)
                 fire["mask"][20:40, 60:70] = 1
                 fire["post_fire"][30:36, 61:63] = 0
                 if fold == 3 and number:
                     del fire["pre_fire"]
-                group = file.create_group(f"{fold}/{name}" if folds_in_groups else name)
-                if not folds_in_groups:
-                    group.attrs["fold"] = fold
+                group = file.create_group(f"{fold}/{name}" if kind == "whole" else name)
+                if kind != "whole":
+                    group.attrs["fold"] = fold if kind == "chabud" else np.int64(fold)
                 for key, values in fire.items():
-                    group.create_dataset(key, data=values, chunks=(40, 40, *values.shape[2:]), **hdf5plugin.BZip2())
+                    stored = values[..., None] if key == "mask" and kind != "whole" else values
+                    group.create_dataset(key, data=stored, chunks=(40, 40, *stored.shape[2:]), **hdf5plugin.BZip2())
                 made[name] = fire
     return made
 
 
-@pytest.mark.parametrize("folds_in_groups", [True, False])
-def test_cabuar_becomes_pairs_of_twelve_bands(
-    tmp_path: Path, cli, monkeypatch: pytest.MonkeyPatch, folds_in_groups: bool
-) -> None:
+@pytest.mark.parametrize("kind", ["whole", "patched", "chabud"])
+def test_cabuar_becomes_pairs_of_twelve_bands(tmp_path: Path, cli, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     require("h5py", importlib.util.find_spec("hdf5plugin"), "h5py and hdf5plugin are not installed")
     monkeypatch.setattr("shoal_earth.change.cabuar._SIDE", 64)
-    fires = cabuar(tmp_path / "512x512.hdf5", folds_in_groups=folds_in_groups)
-    code, out, error = cli("change", "import", tmp_path / "512x512.hdf5", "--out", tmp_path / "chips")
+    fires = cabuar(tmp_path / "512x512.hdf5", kind="whole" if kind == "whole" else "patched")
+    given, splits, counts = tmp_path / "512x512.hdf5", {"0": "test", "1": "val"}, {"train": 10, "test": 4, "val": 4}
+    if kind == "chabud":
+        fires |= cabuar(tmp_path / "chabud_test.h5", kind="chabud")
+        given, splits, counts = tmp_path, {"0": "val", "c": "test"}, {"train": 14, "test": 4, "val": 4}
+    code, out, error = cli("change", "import", given, "--out", tmp_path / "chips")
     # Two windows of each fire have burnt ground; one of the fires has no image from before.
     assert code == 0, error
-    assert sorted(out.strip().split(", ")) == ["10 chips for train", "4 chips for test", "4 chips for val"]
+    assert sorted(out.strip().split(", ")) == sorted(f"{count} chips for {split}" for split, count in counts.items())
     with ShardReader(tmp_path / "chips") as reader:
         assert (reader.index["bands"], reader.index["dates"], reader.index["size"]) == (24, 2, 64)
         assert len(reader.index["scale"]) == 24
         for position, chip in enumerate(reader.chips):
             fire = fires[chip["scene"]]
-            assert {"0": "test", "1": "val"}.get(chip["scene"][0], "train") == chip["split"]
+            assert splits.get(chip["scene"][0], "train") == chip["split"]
             image, label = reader.read(position, "image"), reader.read(position, "label")
             rows, columns = (slice(chip[k], min(chip[k] + 64, 80)) for k in ("row", "column"))
             height, width = rows.stop - rows.start, columns.stop - columns.start

@@ -1,16 +1,20 @@
 """CaBuAr, burned areas of California, as chips of pairs.
 
 D. Rege Cambrin, L. Colomba, P. Garza, "CaBuAr: California Burned Areas dataset for delineation", IEEE Geoscience and Remote
-Sensing Magazine, 2023: Sentinel-2 L2A at 20 m, twelve bands, before and after a fire, with a mask of what burnt, in HDF5 with
-BZip2. A fire is a group with ``post_fire`` and, of most fires, ``pre_fire`` (height, width, 12) and ``mask`` (height, width). In
-the files of whole images fires lie in groups named by their fold, 0 to 4; in the file of patches each has its fold as an
-attribute.
+Sensing Magazine, 2023: Sentinel-2 L2A at 20 m, twelve bands (B01 to B12 without B10), before and after a fire, with a mask of
+what burnt, in HDF5 with BZip2. A fire is a group with ``post_fire`` and, of most fires, ``pre_fire`` (height, width, 12) and
+``mask``.
+
+* Whole images (``california_*.hdf5``): fires of 5490 x 5490 pixels in groups named by their fold, 0 to 4; the mask has two axes.
+* Patches of 512 pixels (``512x512.hdf5``): groups named by fire and patch, with their fold as an attribute; the mask has a third
+  axis of one.
+* The hidden test of the ChaBuD challenge (``chabud_test.h5``): as the patches, of the fold "chabud".
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +31,10 @@ __all__ = ["convert", "files_of"]
 _SIDE = 512
 _BANDS = 12
 _METRES = 20.0
-# As the authors' first experiment has it.
-_SPLITS = {0: "test", 1: "val", 2: "train", 3: "train", 4: "train"}
+_CHALLENGE = "chabud"
+# As the authors' first experiment has it; and as the challenge, whose test is a file of its own.
+_SPLITS = {"0": "test", "1": "val", "2": "train", "3": "train", "4": "train"}
+_CHALLENGE_SPLITS = {_CHALLENGE: "test", "0": "val", "1": "train", "2": "train", "3": "train", "4": "train"}
 Array = np.ndarray[Any, Any]
 
 
@@ -41,8 +47,9 @@ def files_of(path: Path) -> list[Path]:
 def convert(files: list[Path], out: Path) -> Counter[str]:
     """Turn fires with images of both dates into shards, in windows of 512 pixels that have burnt ground; others are left out.
 
-    Fold 0 is the test, fold 1 for validation. Pixels without data at either date, and what a window has beyond its image, are to
-    be ignored. Held in memory: 512 rows of both images.
+    Fold 0 is the test, fold 1 for validation; with the file of the challenge, that is the test, and fold 0 for validation. Pixels
+    without data at either date, and what a window has beyond its image, are to be ignored. Held in memory: 512 rows of both
+    images.
 
     Returns:
         How many chips each split has.
@@ -55,18 +62,20 @@ def convert(files: list[Path], out: Path) -> Counter[str]:
     counts: Counter[str] = Counter()
     statistics: BandStatistics | None = None
     scenes: list[dict[str, Any]] = []
+    challenge = any(path.name.startswith(_CHALLENGE) for path in files)
+    splits = _CHALLENGE_SPLITS if challenge else _SPLITS
     with ShardWriter(out) as writer:
         for path in files:
             try:
                 with h5py.File(path, "r") as file:
-                    for name, fold, fire in _fires(path, file):
+                    for name, fold, fire in _fires(path, file, splits):
                         _check(path, name, fire)
                         dtype = fire["post_fire"].dtype.name
                         statistics = statistics or BandStatistics(_BANDS, dtype)
                         if statistics.dtype.name != dtype:
                             raise UsageError(f"{path}: {name} is of type {dtype}, others of {statistics.dtype.name}")
                         scenes.append({"name": name, "pixel_hectares": _METRES**2 / 10_000})
-                        split = _SPLITS[fold]
+                        split = splits[fold]
                         for row, column, image, label in _burnt(fire):
                             if split == "train":
                                 good = label != IGNORE
@@ -108,17 +117,18 @@ def _library() -> Any:
     return h5py
 
 
-def _fires(path: Path, file: Any) -> Iterator[tuple[str, int, Any]]:
+def _fires(path: Path, file: Any, splits: Mapping[str, str]) -> Iterator[tuple[str, str, Any]]:
     """Each fire that has images of both dates: its name, fold and group."""
     for key, group in file.items():
         inner = (
             [(key, group.attrs.get("fold"), group)] if "post_fire" in group else [(n, key, f) for n, f in group.items()]
         )
         for name, fold, fire in inner:
-            if fold is None or not str(fold).isdigit() or int(fold) not in _SPLITS:
-                raise UsageError(f"{path}: {name} is of fold {fold}; folds are 0 to 4")
+            fold = fold.decode() if isinstance(fold, bytes) else str(fold)
+            if fold not in splits:
+                raise UsageError(f"{path}: {name} is of fold {fold}; folds are {', '.join(sorted(splits))}")
             if "pre_fire" in fire:
-                yield str(name), int(fold), fire
+                yield str(name), fold, fire
 
 
 def _check(path: Path, name: str, fire: Any) -> None:
