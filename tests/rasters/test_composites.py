@@ -21,7 +21,7 @@ from shoal_earth.rasters.composites import COMPOSITES, composite, write_composit
 from shoal_earth.rasters.filters import Rules, measure, sift
 from shoal_earth.rasters.grids import Pixels
 from shoal_earth.rasters.masks import HIDDEN, mask
-from shoal_earth.rasters.normalise import Fitter, Scale, stretch
+from shoal_earth.rasters.normalise import Fitter, Scale
 from shoal_earth.rasters.opening import read_scene
 from shoal_earth.rasters.statistics import normalise
 from shoal_earth.rasters.synthetic import World
@@ -248,21 +248,3 @@ def test_a_saved_scale_is_read_again_and_a_damaged_one_refused(world: World, tmp
     (tmp_path / "scale.json").write_text(json.dumps({"format": 99}))
     with pytest.raises(UsageError, match="another version"):
         Scale.load(tmp_path / "scale.json")
-
-
-def test_stretching_one_chip() -> None:
-    values = np.arange(200, dtype=np.float32).reshape(2, 10, 10)
-    values[0, 0, 0] = 1e6
-    valid = np.ones((10, 10), bool)
-    valid[0, 0] = False
-    made = stretch(Pixels(values, valid))
-    assert made.values.dtype == np.float32
-    assert made.values[0][valid].min() == 0
-    assert made.values[0][valid].max() == 1
-    assert made.values[0, 0, 0] == 0
-    assert made.values[0, 5, 5] == pytest.approx((55 - 1.98) / (98.02 - 1.98), abs=1e-3)
-
-
-def test_a_flat_chip_stretches_to_zero() -> None:
-    made = stretch(Pixels(np.full((1, 4, 4), 7, np.float32), np.ones((4, 4), bool)))
-    assert (made.values == 0).all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,6 +120,9 @@ def test_pairs_and_the_page_to_choose_from(world: World, tmp_path: Path) -> None
         assert 1 - sum(unseen) - 0.25 < float(row["seen"]) < 1 - max(unseen) + 0.02
     data = json.loads(re.search(r'id="rows">(.*?)</script>', text, re.DOTALL).group(1))
     assert [row["id"] for row in data] == [pair.id for pair in pairs]
+    again = shutil.copytree(world.scenes[0], tmp_path / world.scenes[0].name.replace("N0214", "N0500"))
+    twice = [pair.id for pair in find_pairs([again, world.scenes[0], world.scenes[2]])]
+    assert twice == ["21LXF-20190610-20200614", "21LXF-20190610-20200614-2"], "two scenes of one day are two pairs"
 
 
 def test_the_page_cannot_be_broken_by_a_name(world: World, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import csv
 import datetime as dt
 import difflib
 import io
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,12 +92,16 @@ def find_pairs(paths: Iterable[Path], first_year: int | None = None) -> list[Can
                 raise UsageError(f"{path}: has no {missing}, so it cannot be paired")
             tiles[scene.tile].append((scene.acquired, path))
     pairs = []
+    named: Counter[str] = Counter()
     for tile, dated in sorted(tiles.items()):
         dated.sort()
         for time, path in dated:
             for later, other in dated:
                 if later.year == time.year + 1 and first_year in (None, time.year):
-                    pairs.append(Candidate(f"{tile}-{time:%Y%m%d}-{later:%Y%m%d}", path, other))
+                    name = f"{tile}-{time:%Y%m%d}-{later:%Y%m%d}"
+                    named[name] += 1
+                    # A day may have several scenes: of two satellites, or of one image processed anew.
+                    pairs.append(Candidate(f"{name}-{named[name]}" if named[name] > 1 else name, path, other))
     if not pairs:
         raise UsageError("no two of the scenes are of one tile and of two years that follow each other")
     return pairs

@@ -13,7 +13,6 @@ Methods:
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from shoal_earth.rasters.grids import Pixels, in_steps
 from shoal_earth.rasters.output import write_text
 from shoal_earth.rasters.statistics import BandStatistics
 
-__all__ = ["METHODS", "Fitter", "Scale", "step_of", "stretch"]
+__all__ = ["METHODS", "Fitter", "Scale", "step_of"]
 
 METHODS = ("iqr", "percentile", "reflectance", "chip")
 # Reflectance is counted in steps of 1/10,000, the products' own: exact, and small whatever the number of scenes.
@@ -151,23 +150,3 @@ class Fitter:
         mean = float(np.average(unit, weights=counts))
         spread = float(np.sqrt(np.average((unit - mean) ** 2, weights=counts)))
         return {"low": float(bottom), "high": float(top), "mean": mean, "std": max(spread, 1e-6)}
-
-
-def stretch(pixels: Pixels, low: float = 1.0, high: float = 99.0, *, bands: Sequence[int] | None = None) -> Pixels:
-    """Stretch each band of one chip between two of its own percentiles, to 0..1 (the deforestation paper's way).
-
-    Args:
-        pixels: of the chip.
-        low: percentile that becomes 0.
-        high: percentile that becomes 1.
-        bands: which; all by default.
-    """
-    result = np.zeros(pixels.values.shape, np.float32)
-    for band in range(len(pixels.values)) if bands is None else bands:
-        good = pixels.values[band][pixels.valid]
-        if good.size:
-            bottom, top = np.percentile(good, [low, high])
-            span = float(top - bottom) or 1.0
-            result[band] = np.clip((pixels.values[band] - bottom) / span, 0, 1)
-    result[:, ~pixels.valid] = 0
-    return Pixels(result, pixels.valid)

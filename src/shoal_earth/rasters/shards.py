@@ -165,7 +165,8 @@ def _nameless(size: int) -> tuple[bytes, int]:
 def _described(name: str, size: int) -> bytes:
     member = tarfile.TarInfo(name)
     member.size, member.mode = size, 0o644
-    return member.tobuf(tarfile.USTAR_FORMAT)
+    # The same as USTAR, but for names that do not fit into it.
+    return member.tobuf(tarfile.PAX_FORMAT)
 
 
 @lru_cache(64)
