@@ -67,7 +67,9 @@ def _is_full(path: Path) -> bool:
 def writing(path: Path, left: str = "Nothing was left there.") -> Iterator[None]:
     """Raise what goes wrong in the block as WriteError about ``path``; ``left`` says what is there then."""
     try:
-        yield
+        # Outside of an environment of rasterio GDAL prints what went wrong, line by line, beside the message raised here.
+        with rasterio.Env():
+            yield
     except (OSError, RasterioError, CPLE_BaseError) as error:  # closing and copying raise GDAL's own errors as they are
         raise write_error(path, error, left) from None
 
