@@ -332,7 +332,7 @@ def test_the_real_products_go_through_every_step(fixtures: Path, tmp_path: Path)
     assert "99.5% of the valid pixels are cloud, more than 25%" in lines[1]
     assert ["T22HBD" in path.name for path in kept_scenes(folder, tmp_path / "figures")] == [True]
     # All three go on, so that each product is read by every step.
-    label_scenes(find_scenes(folder), fires, tmp_path / "labels", part="real", resolution=resolution)
+    label_scenes(find_scenes(folder), fires, tmp_path / "labels", part="real", resolution=resolution, fresh=None)
     entries = {entry["tile"]: sum(entry["burnt"].values()) for entry in load_labels(tmp_path / "labels")["scenes"]}
     assert set(entries) == {"07HFE", "01UBT", "22HBD"}
     assert entries["22HBD"] > 2000

@@ -79,6 +79,45 @@ def test_parts_of_a_fire_are_one_and_neighbours_go_together(tmp_path: Path) -> N
     )
 
 
+def test_fires_of_one_name_are_told_apart_by_agency_and_year_and_years_stand_for_days(tmp_path: Path) -> None:
+    columns = {
+        "FIRE_ID": ["1", "1", "1", "2", "3"],
+        "SRC_AGENCY": ["BC", "BC", "AB", "BC", "BC"],
+        "YEAR": [2018, 2019, 2019, 2020, 2019],
+        "REP_DATE": ["2018-06-01", None, "2019-06-02", None, None],
+        "OUT_DATE": ["2018-06-09", None, None, None, "2019-07-01"],
+    }
+    fires, (line,) = gather([write(tmp_path / "a.gpkg", columns)])
+    found = {row["fire"]: (row["start"], row["end"]) for row in fires.frame.to_dict("records")}
+    days = {name: tuple("" if day != day else f"{day:%Y-%m-%d}" for day in pair) for name, pair in found.items()}
+    assert days == {
+        "a/1-BC-2018": ("2018-06-01", "2018-06-09"),
+        "a/1-BC-2019": ("2019-01-01", "2019-12-31"),
+        "a/1-AB-2019": ("2019-06-02", "2019-06-02"),
+        "a/2": ("2020-01-01", "2020-12-31"),
+        "a/3": ("", "2019-07-01"),
+    }
+    assert "5 fires" in line
+    burnt, unsure = (set(part.table["fire"]) for part in fires.on(dt.date(2019, 8, 1), 365))
+    assert burnt == {"a/1-AB-2019", "a/3"}
+    assert unsure == {"a/1-BC-2018", "a/1-BC-2019"}, "one is more than a year old, of the other only the year is known"
+    assert set(fires.on(dt.date(2019, 8, 1))[0].table["fire"]) == burnt | {"a/1-BC-2018"}
+
+
+def test_fires_across_the_antimeridian_are_neighbours_there(tmp_path: Path) -> None:
+    shapes = [box(300_000, 7_200_000, 365_000, 7_205_000), box(366_000, 7_200_000, 367_000, 7_201_000)]
+    shapes.append(box(200_000, 7_200_000, 201_000, 7_201_000))
+    columns = {"FIRE_ID": ["x", "y", "z"], "REP_DATE": ["2019-06-01"] * 3}
+    fires, _ = gather([write(tmp_path / "a.gpkg", columns, shapes, crs=32601)], margin=1000)
+    groups = fires.frame["group"].tolist()
+    assert groups[0] == groups[1] != groups[2]
+    assert fires.frame["hectares"].tolist() == pytest.approx([32_500, 100, 100], rel=0.01)
+    save_fires(fires, tmp_path / "fires.gpkg")
+    again = load_fires(tmp_path / "fires.gpkg").frame
+    assert again["fire"].tolist() == ["a/x", "a/y", "a/z"]
+    assert again.to_crs(32601).area.tolist() == pytest.approx([s.area for s in shapes], rel=1e-6)
+
+
 def test_files_that_are_no_fires(tmp_path: Path) -> None:
     write(tmp_path / "undated.gpkg", {"name": ["a"]})
     with pytest.raises(UsageError, match=r"undated.gpkg: has no column with the day of a fire"):

@@ -20,11 +20,13 @@ from shapely.geometry import box
 from tests.rasters.conftest import QUICK, Server
 
 from shoal.errors import ShoalError, UsageError
-from shoal_earth.rasters import download as download_module
+from shoal_earth.rasters import parts, transfer
 from shoal_earth.rasters.download import Access, Download, FetchError, download, download_all
 from shoal_earth.rasters.fetch import ITEM, choose_assets, fetch_items, fetch_windows, planetary_computer
+from shoal_earth.rasters.filters import measure
 from shoal_earth.rasters.opening import read_scene
 from shoal_earth.rasters.output import WriteError
+from shoal_earth.rasters.parts import Part
 from shoal_earth.rasters.stac import Query, search
 from shoal_earth.rasters.synthetic import World
 
@@ -166,15 +168,18 @@ def test_a_wrong_checksum_is_tried_once_more_and_then_refused(tmp_path: Path, da
 
 
 def test_checksums_of_all_kinds_that_catalogues_use(tmp_path: Path) -> None:
-    path = tmp_path / "f"
-    path.write_bytes(b"pixels")
-    for prefix, name in download_module._HASHES.items():
+    def differs(checksum: str) -> bool:
+        part = Part(Download("http://127.0.0.1/f", tmp_path / "f", checksum=checksum))
+        part.path.write_bytes(b"pixels")
+        return part.wrong_checksum() is not None
+
+    for prefix, name in parts._HASHES.items():
         good = prefix + hashlib.new(name, b"pixels").hexdigest()
-        assert download_module._wrong_checksum(path, good) is None
-        assert download_module._wrong_checksum(path, good.upper()) is None
-        assert download_module._wrong_checksum(path, prefix + hashlib.new(name, b"other").hexdigest()) is not None
+        assert not differs(good)
+        assert not differs(good.upper())
+        assert differs(prefix + hashlib.new(name, b"other").hexdigest())
     # An unknown kind promises nothing that could be checked.
-    assert download_module._wrong_checksum(path, "ffff00") is None
+    assert not differs("ffff00")
 
 
 @pytest.mark.parametrize("fault", ["slow", "silent"])
@@ -214,8 +219,8 @@ def test_too_little_room_is_told_before_the_first_byte(
     tmp_path: Path, data: bytes, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = serve(tmp_path / "www")
-    usage = download_module.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(download_module.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    usage = transfer.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(WriteError, match="the disk is full"):
         download(Download(f"{server.url}/f.bin", tmp_path / "out" / "f.bin"), QUICK)
     assert clean(tmp_path / "out") == []
@@ -370,6 +375,15 @@ def test_only_the_blocks_that_places_touch_are_fetched(tmp_path: Path, serve: Se
     two = {**item, "assets": {"B04": asset, "B08": asset}}
     assert fetch_windows([two], place, tmp_path / "out", bands=["red", "nir"], access=QUICK)["pixels"] == 512 * 512
     assert sorted(read_scene(tmp_path / "out" / "S2_x").bands) == ["B04", "B08"]
+    figures = measure(read_scene(tmp_path / "out" / "S2_x"))
+    assert figures.nodata == 0, "what was not fetched does not count"
+    more = geopandas.GeoSeries([*place, *place.translate(0.1)], crs=4326)
+    assert fetch_windows([item], more, tmp_path / "out", bands=["red"], access=QUICK)["pixels"] == 2 * 512 * 512
+    assert fetch_items([item], tmp_path / "out", bands=["red"], access=QUICK)["fetched"] == 1, (
+        "blocks are not the whole"
+    )
+    assert read_scene(tmp_path / "out" / "S2_x").read(["red"]).valid.all()
+    assert fetch_windows([item], place, tmp_path / "out", bands=["red"], access=QUICK)["there"] == 1
     far = geopandas.GeoSeries([box(0, 50, 1, 51)], crs=4326)
     with pytest.raises(UsageError, match="none of the places touches any of the 1 scenes"):
         fetch_windows([item], far, tmp_path / "far", bands=["red"], access=QUICK)

@@ -8,7 +8,9 @@ from pathlib import Path
 import geopandas
 import numpy as np
 import pytest
+import shapely
 from pyproj import Geod
+from rasterio.crs import CRS
 from rasterio.transform import from_origin
 from shapely.geometry import Polygon, box
 
@@ -16,7 +18,8 @@ from shoal.errors import UsageError
 from shoal_earth.rasters.grids import Grid
 from shoal_earth.rasters.labels import burn, read_polygons
 from shoal_earth.rasters.opening import read_scene
-from shoal_earth.rasters.polygons import between, hectares, polygon_dates, touching
+from shoal_earth.rasters.polygons import between, hectares, in_degrees, polygon_dates, touching
+from shoal_earth.rasters.stac import read_area
 from shoal_earth.rasters.synthetic import World
 
 
@@ -84,6 +87,38 @@ def test_dates_as_years_and_in_other_words(tmp_path: Path) -> None:
         between(words, "date", None, None)
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ([20190731, 20190801, -9999], ["2019-07-31", "2019-08-01", None]),
+        ([1564531200000, 1564617600000, 0], ["2019-07-31", "2019-08-01", None]),
+        (["20190731", "20190801", None], ["2019-07-31", "2019-08-01", None]),
+        ([2019, 2020, -9999], ["2019-12-31", "2020-12-31", None]),
+        (["31/07/2019", "01/08/2019 12:00", "2019-08-02"], ["2019-07-31", "2019-08-01", "2019-08-02"]),
+        (["07/31/2019", "08/01/2019", None], ["2019-07-31", "2019-08-01", None]),
+        (["01.08.2019", "02.08.2019", None], ["2019-08-01", "2019-08-02", None]),
+    ],
+)
+def test_days_as_agencies_write_them(tmp_path: Path, written: list, read: list) -> None:
+    polygons = read_polygons(dated(tmp_path / "p.gpkg", written))
+    days = polygon_dates(polygons, "date")
+    assert [None if day is None or day != day else f"{day:%Y-%m-%d}" for day in days] == read
+
+
+@pytest.mark.parametrize(
+    ("written", "match"),
+    [
+        (["01/08/2019", "02/08/2019"], 'holds days such as "01/08/2019": day and month cannot be told apart'),
+        (["31/07/2019", "07/31/2019"], "day and month cannot be told apart"),
+        ([7, 8], "holds numbers that are no dates, e.g. 7"),
+        ([-9999, 0], "holds no dates, but e.g. -9999"),
+    ],
+)
+def test_days_that_cannot_be_told_are_refused(tmp_path: Path, written: list, match: str) -> None:
+    with pytest.raises(UsageError, match=match):
+        polygon_dates(read_polygons(dated(tmp_path / "p.gpkg", written)), "date")
+
+
 def test_rings_are_mended_and_keep_their_columns(tmp_path: Path) -> None:
     bow = Polygon([(0, 0), (2, 2), (2, 0), (0, 2)])
     frame = geopandas.GeoDataFrame({"date": ["2019-01-01", "2020-01-01"]}, geometry=[bow, box(5, 5, 6, 6)], crs=4326)
@@ -141,6 +176,35 @@ def test_labels_across_the_antimeridian(safes: dict[str, Path], tmp_path: Path) 
     assert hectares(polygons.frame).sum() == pytest.approx(shape.area / 10_000, rel=3e-3)
 
 
+def test_polygons_of_a_utm_zone_across_the_antimeridian_are_cut_and_measured_there(tmp_path: Path) -> None:
+    # The edge of zone 1 lies at 180 degrees; at 65 degrees north both squares are within a degree of it.
+    shapes = geopandas.GeoSeries(
+        [box(355_000, 7_200_000, 360_000, 7_205_000), box(370_000, 7_200_000, 371_000, 7_201_000)]
+    )
+    shapes = shapes.set_crs(32601)
+    west = geopandas.GeoSeries([box(300_000, 7_200_000, 365_000, 7_205_000)], crs=32601)
+    assert np.ptp(west.to_crs(4326).total_bounds[::2]) > 350, "it does cross"
+    exact = [
+        abs(Geod(ellps="WGS84").geometry_area_perimeter(shape)[0]) / 10_000
+        for shape in [*shapes.to_crs(4326), *west.to_crs(4326)]
+    ]
+    far = geopandas.GeoSeries([box(10, 50, 10.1, 50.1)], crs=4326).to_crs(32601)
+    for together in (
+        west,
+        geopandas.GeoSeries([*west, *shapes], crs=32601),
+        geopandas.GeoSeries([*west, *far], crs=32601),
+    ):
+        assert hectares(together)[0] == pytest.approx(exact[2], rel=1e-3)
+    cut = in_degrees(west)
+    assert [part.geom_type for part in cut] == ["MultiPolygon"]
+    assert all(part.bounds[2] - part.bounds[0] < 2 for part in cut.iloc[0].geoms)
+    assert hectares(cut)[0] == pytest.approx(exact[2], rel=1e-3)
+    assert in_degrees(shapes).iloc[1].equals(shapes.to_crs(4326).iloc[1]), "what does not cross stays"
+    west.to_file(tmp_path / "area.gpkg")
+    area = read_area(str(tmp_path / "area.gpkg"))
+    assert not area.intersects(box(-170, 60, 170, 70))
+
+
 def test_the_generated_polygons_match_the_generated_pixels(world: World) -> None:
     fires = read_polygons(world.fires)
     with read_scene(world.scenes[3]) as after, read_scene(world.scenes[0]) as before:
@@ -164,6 +228,19 @@ def test_the_generated_polygons_match_the_generated_pixels(world: World) -> None
     assert len(inside) > 100
     assert np.median(inside) > 0.5
     assert abs(np.median(outside)) < 0.25
+
+
+@pytest.mark.parametrize("epsg", [32601, 32660, 32721, 32633])
+def test_shapes_of_other_parts_of_the_world_touch_no_grid(epsg: int) -> None:
+    grid = Grid(CRS.from_epsg(epsg), from_origin(600_000, 5_100_000, 1000, 1000), 110, 110)
+    lon, lat = (degrees.ravel() for degrees in np.meshgrid(np.arange(-180, 180, 3), np.arange(-84, 85, 3)))
+    cells = geopandas.GeoSeries(shapely.box(lon, lat, lon + 3, lat + 3), crs=4326)
+    # Some of these have no place in a transverse Mercator projection, and one seems to lie in the grid.
+    here = grid.touched(cells)
+    around = geopandas.GeoSeries([box(*grid.bounds).segmentize(5000)], crs=grid.crs).to_crs(4326).iloc[0]
+    turned = [cells.translate(turn).intersects(around) for turn in (-360, 0, 360)]
+    assert list(here.index) == list(cells[np.any(turned, 0)].index)
+    assert 1 <= len(here) <= 4
 
 
 def test_windows_touched_by_bounds() -> None:

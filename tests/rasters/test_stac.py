@@ -10,6 +10,8 @@ from pathlib import Path
 
 import geopandas
 import pytest
+from shapely import Point, get_num_coordinates, union_all
+from shapely.geometry import shape
 from tests.rasters.conftest import Server
 
 from shoal.errors import UsageError
@@ -98,6 +100,19 @@ def test_an_api_is_asked_page_by_page_and_its_answer_checked(real: Path, tmp_pat
     assert asked[0]["datetime"] == "2020-06-01T00:00:00Z/2020-07-31T23:59:59Z"
     assert asked[0]["query"] == {"eo:cloud_cover": {"lte": 20}}
     assert asked[0]["intersects"]["type"] == "Polygon"
+    # Items that do not fit count for no limit: a server's pages are asked for until there are enough.
+    last = features[-1]["id"]
+    kept = search(f"{server.url}/landing.json", Query(area, limit=1), keep=lambda item: item["id"] == last, retries=1)
+    assert [item["id"] for item in kept] == [last]
+    # Of many fires far apart, the server is asked for cells around them and not for all that lies between.
+    fires = union_all(
+        [Point(x, y).buffer(0.05) for x, y in ((27.5, -8), (28.5, -6), (28.7, -6), (120, 60), (-120, 50))]
+    )
+    assert len(search(f"{server.url}/landing.json", Query(fires), retries=1)) > 0
+    outline = shape(asked[-1]["intersects"])
+    assert outline.contains(fires)
+    assert outline.area < 60
+    assert get_num_coordinates(outline) <= 300
 
 
 def test_a_catalogue_that_recovers_is_used(world: World, serve: Serve) -> None:
@@ -171,6 +186,12 @@ def test_areas_across_the_antimeridian_and_from_files(tmp_path: Path, fixtures: 
     for path in sorted((fixtures / "stac" / "stactools-sentinel2" / "expected").glob("S2A_MSIL2A_20230821*")):
         found += search(str(path), Query(area=read_area("179,-20,-179,-10")))
     assert len(found) == 1
+    # As catalogues write it that do not cut footprints there.
+    ring = [[179.5, 50], [-179.5, 50], [-179.5, 51], [179.5, 51], [179.5, 50]]
+    item = {"type": "Feature", "id": "x", "assets": {}, "geometry": {"type": "Polygon", "coordinates": [ring]}}
+    (tmp_path / "item.json").write_text(json.dumps(item))
+    for text, count in (("0,50,10,51", 0), ("-179.9,50,-179.8,51", 1), ("179.8,50,179.9,51", 1)):
+        assert len(search(str(tmp_path / "item.json"), Query(area=read_area(text)))) == count
 
 
 def test_batches_cover_all_and_share_nothing() -> None:

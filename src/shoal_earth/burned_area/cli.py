@@ -59,7 +59,7 @@ def search_command(
     after: Annotated[int, typer.Option(help="Days after a fire that its burn is looked for.")] = 60,
     before: Annotated[int, typer.Option(help="Days before a fire.")] = 0,
     cloud: Cloud = None,
-    limit: Annotated[int, typer.Option(help="Most items.")] = 10_000,
+    limit: Annotated[int | None, typer.Option(help="Most items; all by default.")] = None,
 ) -> None:
     """Find the scenes that show fires soon after they were out."""
     from shoal_earth.burned_area.fires import Fires, load_fires
@@ -106,12 +106,16 @@ def labels_command(
     part: Annotated[str, typer.Option(help="Name of this part of the scenes, e.g. of the batch.")],
     out: Annotated[Path, typer.Option(help="Folder for a GeoTIFF for each scene.")],
     resolution: Annotated[float, typer.Option(help="Pixel size, in units of the scenes' CRS.")] = 10.0,
+    fresh: Annotated[
+        int, typer.Option(min=1, help="Days after a fire for which its burn is surely seen; later it is not known.")
+    ] = 365,
 ) -> None:
     """Burn what had burnt by its day into a label of each scene."""
     from shoal_earth.burned_area.fires import load_fires
     from shoal_earth.burned_area.labels import kept_scenes, label_scenes
 
-    for line in label_scenes(kept_scenes(scenes, figures), load_fires(fires), out, part=part, resolution=resolution):
+    kept = kept_scenes(scenes, figures)
+    for line in label_scenes(kept, load_fires(fires), out, part=part, resolution=resolution, fresh=fresh):
         typer.echo(line)
 
 

@@ -17,15 +17,17 @@ import numpy as np
 from shoal.errors import UsageError
 from shoal_earth.rasters.labels import Polygons, read_polygons
 from shoal_earth.rasters.output import write_polygons
-from shoal_earth.rasters.polygons import hectares, polygon_dates
+from shoal_earth.rasters.polygons import NoDates, hectares, in_degrees, polygon_dates
 
 __all__ = ["END", "IDS", "START", "Fires", "gather", "load_fires", "save_fires"]
 
 IDS = ("gid", "nfireid", "fire_id", "fireid", "id")
+SCOPES = ("src_agency", "admin_area", "agency", "year")
 START = ("ag_sdate", "afsdate", "hs_sdate", "sdate", "rep_date", "firedate", "start_date", "date")
 END = ("ag_edate", "afedate", "hs_edate", "edate", "out_date", "finaldate", "end_date")
 """Columns, in any case, first choice first. NBAC has the agency's days (``AG_SDATE``; ``AFSDATE`` before 2022) and those of hot
-spots (``HS_SDATE``), CNFDB the days of report and of extinction, EFFIS the first and the last day."""
+spots (``HS_SDATE``), CNFDB the days of report and of extinction, EFFIS the first and the last day. Names are given anew by each
+agency and in each year: in files that hold several, ``SCOPES`` tell fires of one name apart."""
 
 _METRES = 111_320.0  # of a degree of latitude
 
@@ -43,15 +45,19 @@ class Fires:
     def __len__(self) -> int:
         return len(self.frame)
 
-    def on(self, day: dt.date) -> tuple[Polygons, Polygons]:
-        """The fires that were out before a day, and those of which that is not known: burning, ending that day, undated."""
+    def on(self, day: dt.date, fresh: int | None = None) -> tuple[Polygons, Polygons]:
+        """The fires that a scene of a day shows burnt, and those of which that is not known: burning, ending that day, undated,
+        or out for more than ``fresh`` days, so that the ground may be green again.
+        """
         import pandas as pd
 
         when = pd.Timestamp(day)
         start, end = self.frame["start"], self.frame["end"]
-        over = (end < when).to_numpy()
-        later = (start > when).to_numpy()
-        return self._polygons(over), self._polygons(~over & ~later)
+        over = end < when
+        if fresh is not None:
+            over &= end >= when - pd.Timedelta(days=fresh)
+        later = start > when
+        return self._polygons(over.to_numpy()), self._polygons((~over & ~later).to_numpy())
 
     def _polygons(self, chosen: np.ndarray[Any, Any]) -> Polygons:
         part = self.frame[chosen].reset_index(drop=True)
@@ -102,24 +108,18 @@ def _set(path: Path) -> tuple[Any, str]:
     import geopandas
 
     polygons = read_polygons(path)
-    shapes = polygons.frame.to_crs(4326)
-    ids, start = _first(polygons, IDS), _days(polygons, START)
-    end = _days(polygons, END)
+    shapes = in_degrees(polygons.frame)
+    start, end = _days(polygons, START), _days(polygons, END)
     year = polygons.column("year")
-    if start is None and year is not None:
-        # Known to the year alone: it burnt somewhen between the first day and the last.
-        end = polygon_dates(polygons, year)
-        start = end - _year()
-    if start is None:
+    if start is None and year is None:
         raise UsageError(
             f"{path}: has no column with the day of a fire",
             hint=f"Looked for: {', '.join(name.upper() for name in START)}, YEAR.",
         )
-    end = start if end is None else end.fillna(start)
+    start, end = _filled(start, end, None if year is None else _days(polygons, (year,)))
     reversed_ = int((end < start).sum())
     end = end.where(~(end < start), start)
-    numbers = [str(number) for number in range(len(shapes))] if ids is None else [str(value) for value in ids]
-    table = {"fire": [f"{path.stem}/{number}" for number in numbers], "set": path.stem, "start": start, "end": end}
+    table = {"fire": [f"{path.stem}/{name}" for name in _names(polygons)], "set": path.stem, "start": start, "end": end}
     # Parts of one fire are one row, so that a fire's pixels are counted together.
     frame = geopandas.GeoDataFrame(table, geometry=shapes.to_numpy(), crs=4326)
     ends = {"set": "first", "start": "min", "end": "max"}
@@ -133,16 +133,33 @@ def _set(path: Path) -> tuple[Any, str]:
     return frame, line + (f", {reversed_} with reversed days" if reversed_ else "")
 
 
-def _year() -> Any:
+def _filled(start: Any, end: Any, year: Any) -> tuple[Any, Any]:
+    """First and last days: of a fire that has neither, those of its year, in which it burnt somewhen."""
     import pandas as pd
 
-    return pd.Timedelta(days=364)
+    known = next(days for days in (start, end, year) if days is not None)
+    nothing = pd.Series(pd.NaT, index=known.index, dtype=known.dtype)
+    start, end = nothing if start is None else start, nothing if end is None else end
+    if year is not None:
+        bare = start.isna() & end.isna()
+        start = start.where(~bare, year.dt.to_period("Y").dt.start_time)
+        end = end.where(~bare, year)
+    return start, end.fillna(start)
 
 
-def _first(polygons: Polygons, names: Sequence[str]) -> Any:
-    found = [column for name in names if (column := polygons.column(name))]
-    values = [polygons.table[column] for column in found if polygons.table[column].notna().all()]
-    return next(iter(values), None)
+def _names(polygons: Polygons) -> list[str]:
+    """The name of each polygon's fire; with agency and year behind it where fires of several have the same."""
+    columns = [column for name in IDS if (column := polygons.column(name))]
+    named = next((column for column in columns if polygons.table[column].notna().all()), None)
+    if named is None:
+        return [str(number) for number in range(len(polygons.table))]
+    names = polygons.table[named].astype(str)
+    scopes = [column for name in SCOPES if (column := polygons.column(name))]
+    if not scopes:
+        return list(names)
+    scope = polygons.table[scopes].astype(str).agg("-".join, axis=1)
+    shared = scope.groupby(names).transform("nunique") > 1
+    return list(names.where(~shared, names + "-" + scope))
 
 
 def _days(polygons: Polygons, names: Sequence[str]) -> Any:
@@ -153,7 +170,7 @@ def _days(polygons: Polygons, names: Sequence[str]) -> Any:
             continue
         try:
             here = polygon_dates(polygons, column).dt.normalize()
-        except UsageError:  # the column is there, but agencies leave it empty
+        except NoDates:  # the column is there, but agencies leave it empty
             continue
         days = here if days is None else days.fillna(here)
     return days
@@ -165,13 +182,19 @@ def _groups(frame: Any, margin: float) -> list[str]:
     from scipy.sparse.csgraph import connected_components
     from shapely import STRtree, box
 
-    west, south, east, north = frame.geometry.bounds.to_numpy().T
+    # What is cut at the antimeridian has a box on either side.
+    parts = frame.geometry.explode(index_parts=False)
+    rows = parts.index.to_numpy()
+    west, south, east, north = parts.bounds.to_numpy().T
     down = margin / _METRES
     # Degrees of longitude are shortest at the end nearer to a pole.
     poleward = np.minimum(np.maximum(np.abs(south), np.abs(north)) + down, 89.0)
     across = down / np.cos(np.radians(poleward))
     around = box(west - across, south - down, east + across, north + down)
-    one, other = STRtree(around).query(around, predicate="intersects")
+    turned = box(west - across + 360, south - down, east + across + 360, north + down)
+    tree = STRtree(around)
+    pairs = [tree.query(boxes, predicate="intersects") for boxes in (around, turned)]
+    one, other = (rows[found] for found in np.concatenate(pairs, 1))
     links = coo_matrix((np.ones(len(one), bool), (one, other)), shape=(len(frame), len(frame)))
     _, numbers = connected_components(links, directed=False)
     first: dict[int, int] = {}

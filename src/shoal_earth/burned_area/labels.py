@@ -80,8 +80,10 @@ class _Made:
     line: str
 
 
-def label_scenes(scenes: Sequence[Path], fires: Fires, out: Path, *, part: str, resolution: float = 10.0) -> list[str]:
-    """Burn the fires into a GeoTIFF for each scene: 0 not burnt, 1 burnt, 255 hidden, without data, or burning on that day.
+def label_scenes(
+    scenes: Sequence[Path], fires: Fires, out: Path, *, part: str, resolution: float = 10.0, fresh: int | None = 365
+) -> list[str]:
+    """Burn the fires into a GeoTIFF for each scene: 0 not burnt, 1 burnt, 255 hidden, without data, or not known.
 
     Args:
         scenes: what to label; there may be none.
@@ -89,6 +91,7 @@ def label_scenes(scenes: Sequence[Path], fires: Fires, out: Path, *, part: str, 
         out: folder for the GeoTIFFs and ``labels.json``, which is written last.
         part: name of this part of the scenes.
         resolution: pixel size, in units of the scenes' CRS.
+        fresh: days after a fire for which its burn is known to be seen; see :meth:`Fires.on`.
 
     Returns:
         A line for each scene.
@@ -100,18 +103,18 @@ def label_scenes(scenes: Sequence[Path], fires: Fires, out: Path, *, part: str, 
     made = []
     for path in scenes:
         with read_scene(path) as scene:
-            made.append(_label(scene, path, fires, out, resolution))
+            made.append(_label(scene, path, fires, out, resolution, fresh))
     content = {"part": part, "resolution": resolution, "scenes": [one.entry for one in made]}
     write_text(out / LABELS, json.dumps(content, indent=1) + "\n")
     return [one.line for one in made]
 
 
-def _label(scene: Scene, path: Path, fires: Fires, out: Path, resolution: float) -> _Made:
+def _label(scene: Scene, path: Path, fires: Fires, out: Path, resolution: float, fresh: int | None) -> _Made:
     if scene.acquired is None:
         raise UsageError(f"{path}: has no date, so it cannot be told what had burnt by then")
     day = scene.acquired.date()
     grid = scene.grid(_BANDS, resolution)
-    over, unsure = (_here(polygons, grid) for polygons in fires.on(day))
+    over, unsure = (_here(polygons, grid) for polygons in fires.on(day, fresh))
     labels = scene_labels(over, scene, grid, unsure=unsure).values
     name = f"{scene.name}.tif"
 
@@ -143,11 +146,9 @@ def _label(scene: Scene, path: Path, fires: Fires, out: Path, resolution: float)
 
 def _here(polygons: Polygons, grid: Grid) -> Polygons:
     """The polygons that touch a grid, in its CRS."""
-    from shapely import box
-
-    shapes = polygons.frame.to_crs(grid.crs)
-    near = shapes.intersects(box(*grid.bounds)).to_numpy() if len(shapes) else np.zeros(0, bool)
-    return replace(polygons, frame=shapes).pick(near)
+    here = grid.touched(polygons.frame)
+    kept = polygons.pick(polygons.frame.index.isin(here.index))
+    return replace(kept, frame=here.reset_index(drop=True))
 
 
 def _pixels(fires: Polygons, labels: np.ndarray[Any, Any], grid: Grid) -> dict[str, int]:

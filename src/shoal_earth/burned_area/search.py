@@ -9,7 +9,7 @@ from typing import Any
 from shoal.errors import UsageError
 from shoal_earth.burned_area.fires import Fires
 from shoal_earth.rasters.items import item_time
-from shoal_earth.rasters.stac import Query, search
+from shoal_earth.rasters.stac import Query, footprint, search
 
 __all__ = ["find_items"]
 
@@ -22,7 +22,7 @@ def find_items(
     before: int = 0,
     cloud: float | None = None,
     collections: tuple[str, ...] = (),
-    limit: int = 10_000,
+    limit: int | None = None,
 ) -> list[dict[str, Any]]:
     """Scenes that show at least one fire on a day from ``before`` days before its first to ``after`` days after its last.
 
@@ -33,15 +33,14 @@ def find_items(
         before: days before a fire's start.
         cloud: largest cloud cover in percent, as the catalogue states it.
         collections: of the catalogue.
-        limit: most scenes.
+        limit: most scenes; all by default.
 
     Raises:
         UsageError: no fire has a day, or no scene shows one.
         CatalogueError: the catalogue is down, slow, or none.
     """
     import pandas as pd
-    from shapely import STRtree, make_valid
-    from shapely.geometry import shape
+    from shapely import STRtree
 
     dated = fires.frame[fires.frame["start"].notna()]
     if not len(dated):
@@ -54,14 +53,14 @@ def find_items(
     starts, ends = list(first.dt.date), list(last.dt.date)
 
     def shows(item: Mapping[str, Any]) -> bool:
-        when = item_time(item)
-        if when is None or not item.get("geometry"):
+        when, outline = item_time(item), footprint(item)
+        if when is None or outline is None:
             return False
         day: dt.date = when.date()
-        near = tree.query(make_valid(shape(item["geometry"])), predicate="intersects")
+        near = tree.query(outline, predicate="intersects")
         return any(starts[number] <= day <= ends[number] for number in near)
 
-    found = [item for item in search(catalogue, query) if shows(item)]
+    found = search(catalogue, query, keep=shows)
     if not found:
         raise UsageError(
             f"{catalogue}: no scene shows any of the {len(dated)} fires of {fires.path.name} from "

@@ -16,7 +16,7 @@ import numpy as np
 from shoal.errors import UsageError
 from shoal_earth.rasters.labels import Polygons, read_polygons
 from shoal_earth.rasters.output import write_polygons
-from shoal_earth.rasters.polygons import hectares, polygon_dates
+from shoal_earth.rasters.polygons import hectares, in_degrees, polygon_dates
 
 __all__ = ["CLEARINGS", "DATE", "UNITS", "Units", "find_units", "read_clearings", "read_prodes", "save_units"]
 
@@ -98,9 +98,9 @@ def find_units(areas: Path, prodes: Path, year: int, *, name: str | None = None,
             hint=f"Name one: --name COLUMN. It has: {', '.join(map(str, protected.table)) or 'none'}.",
         )
     cleared = read_prodes(prodes, year)
-    frame = protected.frame.to_crs(4326).geometry
+    frame = in_degrees(protected.frame)
     names = protected.table[column].astype(str).to_numpy()
-    clearings = cleared.frame.to_crs(4326).geometry
+    clearings = in_degrees(cleared.frame)
     dates = polygon_dates(cleared, DATE)
     tree = STRtree(frame.to_numpy())
     which, of = tree.query(clearings.to_numpy(), predicate="intersects")

@@ -62,7 +62,7 @@ def search_command(
     cloud: Cloud = None,
     collection: Collections = None,
     tile: Annotated[list[str] | None, typer.Option(help="Tile such as 35MNM; give it again for more.")] = None,
-    limit: Annotated[int, typer.Option(help="Most items.")] = 10_000,
+    limit: Annotated[int | None, typer.Option(help="Most items; all by default.")] = None,
 ) -> None:
     """Find scenes in a catalogue."""
     from shoal_earth.rasters.items import item_tile

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -30,6 +31,9 @@ __all__ = ["ITEM", "access_from_environment", "choose_assets", "fetch_items", "f
 
 ITEM = "item.json"
 """Written last into the folder of a scene: with it the scene is whole."""
+
+BLOCKS = "shoal:blocks"
+"""Of an asset of which only blocks were fetched: for which ``places``, and their ``share`` of its pixels."""
 
 DEFAULT_BANDS = ("blue", "green", "red", "nir", "scl")
 _BLOCK = 512
@@ -148,6 +152,9 @@ def fetch_items(
         folder = _folder(out, item)
         assets = _plan(item, choose_assets(item, bands, resolution))
         plans.append((item, folder, assets))
+        for key, asset in _fetched(folder).items():
+            if BLOCKS in asset and any(key == planned.key for planned in assets):
+                (folder / str(asset["href"])).unlink()
     files = [
         Download(asset.href, folder / asset.name, asset.size, asset.checksum)
         for _, folder, assets in plans
@@ -160,7 +167,7 @@ def fetch_items(
         error, counts = raised, {}
     for item, folder, assets in plans:
         if all((folder / asset.name).is_file() for asset in assets):
-            _finish(item, folder, {asset.key: asset.name for asset in assets})
+            _finish(item, folder, {asset.key: {"href": f"./{asset.name}"} for asset in assets})
     if error is not None:
         raise error
     return {**counts, "scenes": len(plans)}
@@ -178,7 +185,8 @@ def fetch_windows(
 ) -> dict[str, int]:
     """Fetch only the blocks of scenes that places touch, over HTTP ranges of their COGs.
 
-    The files have the scenes' own grids; blocks that were not fetched are no data and take no room.
+    The files have the scenes' own grids; blocks that were not fetched are no data and take no room. Fetched again for the same
+    places, or after whole scenes, what is there stays.
 
     Args:
         items: as a search gives them.
@@ -205,10 +213,14 @@ def fetch_windows(
                 hint="Fetch whole scenes: leave --places out.",
             )
     counts = {"scenes": 0, "outside": 0, "there": 0, "pixels": 0, "all": 0}
+    mark = _mark(places, margin)
     for item in items:
         folder = _folder(out, item)
         assets = _plan(item, choose_assets(item, bands, resolution))
-        missing = [asset for asset in assets if asset.key not in _fetched(folder)]
+        there = {
+            key for key, asset in _fetched(folder).items() if asset.get(BLOCKS, {"places": mark})["places"] == mark
+        }
+        missing = [asset for asset in assets if asset.key not in there]
         if not missing:
             counts["there"] += 1
             continue
@@ -222,14 +234,26 @@ def fetch_windows(
         counts["scenes"] += 1
         counts["pixels"] += sum(read for read, _ in parts)
         counts["all"] += sum(whole for _, whole in parts)
-        got = [asset for asset, (read, _) in zip(missing, parts, strict=True) if read]
-        _finish(item, folder, {asset.key: PurePosixPath(asset.name).stem + ".tif" for asset in got})
+        got = {}
+        for asset, (read, whole) in zip(missing, parts, strict=True):
+            if read:
+                blocks = {"places": mark, "share": round(read / whole, 6)}
+                got[asset.key] = {"href": f"./{PurePosixPath(asset.name).stem}.tif", BLOCKS: blocks}
+        _finish(item, folder, got)
     if items and counts["outside"] == len(items):
         raise UsageError(
             f"none of the places touches any of the {len(items)} scenes",
             hint="Are they of another place, or is their CRS wrong?",
         )
     return counts
+
+
+def _mark(places: Any, margin: float) -> str:
+    """What tells places from others."""
+    digest = hashlib.sha256(f"{places.crs} {margin}".encode())
+    for shape in places.geometry.to_wkb():
+        digest.update(shape)
+    return digest.hexdigest()[:16]
 
 
 def _blocks(asset: _Asset, folder: Path, places: Any, margin: float, access: Access) -> tuple[int, int]:
@@ -283,9 +307,7 @@ def _blocks(asset: _Asset, folder: Path, places: Any, margin: float, access: Acc
 def _needed(grid: Grid, places: Any, margin: float) -> list[Window]:
     from shapely import STRtree, box
 
-    here = places.geometry.to_crs(grid.crs)
-    shapes = list(here.buffer(margin) if margin else here)
-    tree = STRtree(shapes)
+    tree = STRtree(list(grid.touched(places.geometry, margin)))
     return [w for w in grid.windows(_BLOCK) if len(tree.query(box(*grid.part(w).bounds), predicate="intersects"))]
 
 
@@ -325,11 +347,11 @@ def _link(asset: Mapping[str, Any]) -> str:
     return next(iter(usable), links[0])
 
 
-def _finish(item: Mapping[str, Any], folder: Path, names: Mapping[str, str]) -> None:
+def _finish(item: Mapping[str, Any], folder: Path, got: Mapping[str, Mapping[str, Any]]) -> None:
     """Write the item beside its files, with links to them; scenes are read from it. What came before stays in it."""
     kept = dict(_fetched(folder))
-    for key, name in names.items():
-        kept[key] = {**item["assets"][key], "href": f"./{name}"}
+    for key, facts in got.items():
+        kept[key] = {**item["assets"][key], **facts}
         for promise in ("alternate", "file:size", "file:checksum", "file:local_path"):
             kept[key].pop(promise, None)
     links = [link for link in item.get("links") or [] if link.get("rel") == "self"]

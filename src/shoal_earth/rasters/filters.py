@@ -65,6 +65,8 @@ class Rules:
 def measure(scene: Scene, cloud: Iterable[int] = CLOUD) -> Figures:
     """Measure a scene on the grid of its classification (on that of its coarsest reading where it has none), in windows.
 
+    Where only blocks of a scene were fetched, of these.
+
     Args:
         scene: any.
         cloud: classes that count as cloud.
@@ -85,13 +87,15 @@ def measure(scene: Scene, cloud: Iterable[int] = CLOUD) -> Figures:
             counts.update(dict(zip(numbers.tolist(), found.tolist(), strict=True)))
         missing += int((~valid).sum())
     total = grid.height * grid.width
+    elsewhere = total - round(total * scene.facts.get("fetched", 1.0))
+    nodata = max(0, missing - elsewhere) / max(1, total - elsewhere)
     clouded = mask(np.arange(256, dtype=np.uint8), cloud)
     cloudy = sum(count for number, count in counts.items() if clouded[number])
     share = cloudy / (total - missing) if scene.classification is not None and total > missing else None
     if scene.classification is not None and total == missing:
         share = 0.0
     names = {SCL(number).name.lower() if number in set(SCL) else str(number): n for number, n in sorted(counts.items())}
-    return Figures(scene.name, scene.path, missing / total, share, total, names)
+    return Figures(scene.name, scene.path, nodata, share, total, names)
 
 
 def _has(scene: Scene, band: str) -> bool:

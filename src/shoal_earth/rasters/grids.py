@@ -11,6 +11,7 @@ import numpy as np
 import rasterio
 from rasterio.errors import CRSError, RasterioError
 from rasterio.transform import Affine, array_bounds
+from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 
 from shoal.errors import UsageError
@@ -145,6 +146,27 @@ class Grid:
         width = min(self.width, int(np.ceil((right - own.c) / own.a))) - column
         height = min(self.height, int(np.ceil((bottom - own.f) / own.e))) - row
         return Window(column, row, width, height) if width > 0 and height > 0 else None
+
+    def touched(self, shapes: Any, margin: float = 0.0) -> Any:
+        """The shapes of a GeoSeries that touch it, in its CRS and with their index, grown by ``margin`` in its units."""
+        from shapely import box
+
+        # Shapes of other parts of the world have no place in most projections, or a wrong one.
+        here = shapes[self._near(shapes, margin)].to_crs(self.crs)
+        here = here.buffer(margin) if margin else here
+        return here[here.intersects(box(*self.bounds))]
+
+    def _near(self, shapes: Any, margin: float) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Which shapes may touch it, by longitude and latitude alone."""
+        left, bottom, right, top = self.bounds
+        sides = (left - margin, bottom - margin, right + margin, top + margin)
+        west, south, east, north = transform_bounds(self.crs, "EPSG:4326", *sides, densify_pts=21)
+        east += 360 * (west > east)
+        found: np.ndarray[Any, Any] = shapes.to_crs(4326).bounds.to_numpy()
+        least, low, most, high = found.T
+        beside = [(least + turn <= east) & (most + turn >= west) for turn in (-360, 0, 360)]
+        near: np.ndarray[Any, np.dtype[np.bool_]] = np.any(beside, 0) & (low <= north) & (high >= south)
+        return near
 
 
 def same_grid(one: Grid, other: Grid, tolerance: float = 0.01) -> str | None:

@@ -69,9 +69,11 @@ def item_scene(item: Mapping[str, Any], where: str) -> Scene:
         )
     quality: Band | None = None
     best: dict[str, Band] = {}
+    fetched = 1.0
     for key, asset in (item.get("assets") or {}).items():
         if not isinstance(asset, Mapping) or not asset.get("href"):
             continue
+        fetched = min(fetched, (asset.get("shoal:blocks") or {}).get("share", 1.0))
         file = _gdal(str(asset["href"]), where)
         resolution = asset_resolution(key, asset)
         if kind := quality_kind(key):
@@ -102,7 +104,7 @@ def item_scene(item: Mapping[str, Any], where: str) -> Scene:
         classification=Classes(quality, to_scl) if quality else None,
         tile=item_tile(item),
         baseline=_baseline(name, properties),
-        facts={"cloud_cover": properties.get("eo:cloud_cover"), "orbit": item_orbit(item)},
+        facts={"cloud_cover": properties.get("eo:cloud_cover"), "orbit": item_orbit(item), "fetched": fetched},
     )
 
 

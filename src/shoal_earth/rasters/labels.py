@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shoal.errors import UsageError
+from shoal_earth.rasters.grids import Grid
 
 if TYPE_CHECKING:
     from shoal_earth.rasters.strips import Strips
@@ -90,18 +91,15 @@ def burn(polygons: list[Polygons], scene: Strips) -> tuple[np.ndarray[Any, np.dt
         The mask (height, width) and, for each file, which of its polygons touch the scene.
     """
     from rasterio.features import rasterize
-    from rasterio.transform import array_bounds
-    from shapely import box
 
     mask = np.zeros((scene.height, scene.width), np.uint8)
-    extent = box(*array_bounds(scene.height, scene.width, scene.transform))
+    grid = Grid(scene.crs, scene.transform, scene.height, scene.width)
     touching = []
     for file in polygons:
         try:
-            shapes = file.frame.to_crs(scene.crs)
+            shapes = grid.touched(file.frame)
         except Exception as error:
             raise UsageError(f"{file.path}: cannot be moved to the CRS of {scene.path}: {error}") from None
-        shapes = shapes[shapes.intersects(extent)]
         touching.append(set(shapes.index))
         if len(shapes):
             rasterize(((shape, FOREGROUND) for shape in shapes), out=mask, transform=scene.transform)

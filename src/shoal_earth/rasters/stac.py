@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ __all__ = [
     "Query",
     "batch",
     "collections_of",
+    "footprint",
     "load_items",
     "read_area",
     "save_items",
@@ -36,6 +37,7 @@ CATALOGUES = {
 """Words for well-known catalogues; any other URL or path of a catalogue does too."""
 
 _TOO_MANY = 100_000
+_CORNERS = 300
 _MAX_DOCUMENT = 256 * 2**20
 
 
@@ -54,7 +56,7 @@ class Query:
         cloud: largest cloud cover in percent, as the catalogue states it; items that state none are kept.
         collections: names of the catalogue's collections; needed by an API.
         tiles: MGRS tiles or Landsat paths and rows; all by default.
-        limit: most items.
+        limit: most items; all by default.
     """
 
     area: Any = None
@@ -63,7 +65,7 @@ class Query:
     cloud: float | None = None
     collections: tuple[str, ...] = ()
     tiles: tuple[str, ...] = ()
-    limit: int = 10_000
+    limit: int | None = None
 
     def __post_init__(self) -> None:
         if self.first and self.last and self.first > self.last:
@@ -99,22 +101,33 @@ def read_area(text: str) -> Any:
             return MultiPolygon([box(west, south, 180, north), box(-180, south, east, north)])
         return box(west, south, east, north)
     from shoal_earth.rasters.labels import read_polygons
+    from shoal_earth.rasters.polygons import in_degrees
 
-    return read_polygons(Path(text)).frame.to_crs(4326).union_all()
+    return in_degrees(read_polygons(Path(text)).frame).union_all()
 
 
-def search(catalogue: str, query: Query, *, timeout: float = 60.0, retries: int = 5) -> list[dict[str, Any]]:
+def search(
+    catalogue: str,
+    query: Query,
+    *,
+    keep: Callable[[Mapping[str, Any]], bool] | None = None,
+    timeout: float = 60.0,
+    retries: int = 5,
+) -> list[dict[str, Any]]:
     """Find scenes, sorted by tile, time and name, with absolute links.
 
     Args:
         catalogue: a word of :data:`CATALOGUES`, a URL (of an API or a static catalogue), or a local file.
         query: what to look for.
+        keep: whether an item that fits is wanted; others count for nothing, and are not held.
         timeout: seconds to wait for the server at any point.
         retries: of a request that failed.
 
     Raises:
-        CatalogueError: it is down, slow, or no catalogue.
+        CatalogueError: it is down, slow, no catalogue, or has far more items than can be held.
     """
+    from shapely import prepare
+
     where = CATALOGUES.get(catalogue, catalogue)
     remote = re.match(r"https?://", where) is not None
     reader = _Reader(timeout, retries)
@@ -125,11 +138,17 @@ def search(catalogue: str, query: Query, *, timeout: float = 60.0, retries: int 
             hint=f"Give a path, a URL, or one of: {', '.join(CATALOGUES)}.",
         )
     found: dict[str, dict[str, Any]] = {}
+    if query.area is not None:
+        prepare(query.area)
     for item in _api(where, query, timeout, retries) if _is_api(root) else _walk(where, root, reader):
-        if _fits(item, query):
+        if _fits(item, query) and (keep is None or keep(item)):
             found[str(item["id"])] = item
-        if len(found) >= min(query.limit, _TOO_MANY):
+        if query.limit is not None and len(found) >= query.limit:
             break
+        if len(found) > _TOO_MANY:
+            raise CatalogueError(
+                f"{where}: more than {_TOO_MANY:,} items fit", hint="Ask for a smaller area or fewer days at a time."
+            )
     return sorted(found.values(), key=_order)
 
 
@@ -156,7 +175,6 @@ def _api(where: str, query: Query, timeout: float, retries: int) -> Iterator[dic
     try:
         client = Client.open(where, stac_io=StacApiIO(timeout=timeout, max_retries=again))
         found = client.search(
-            max_items=query.limit,
             collections=list(query.collections) or None,
             intersects=_outline(query.area) if query.area is not None else None,
             datetime="/".join(span) if query.first or query.last else None,
@@ -175,12 +193,33 @@ def _filters(client: Any) -> bool:
 
 
 def _outline(area: Any) -> Any:
-    """A shape that a server accepts in a request: the hull where the shape has too many corners; the rest is done here."""
+    """A shape that a server accepts in a request: of an area with too many corners, the cells of a grid that it touches, as fine
+    as may be. What is found there and not in the area is dropped here.
+    """
     from shapely import get_num_coordinates, make_valid
     from shapely.geometry import mapping
 
-    shape = area if get_num_coordinates(area) <= 300 else area.convex_hull
-    return mapping(make_valid(shape))
+    shape = make_valid(area)
+    west, south, east, north = shape.bounds
+    cell = max(0.25, (east - west) / 256, (north - south) / 256)
+    while get_num_coordinates(shape) > _CORNERS:
+        shape = _cells(area, cell)
+        cell *= 2
+    return mapping(shape)
+
+
+def _cells(area: Any, size: float) -> Any:
+    """The cells of this many degrees that an area touches, as one shape."""
+    import numpy as np
+    from shapely import STRtree, box, get_parts, union_all
+
+    west, south, east, north = area.bounds
+    x, y = (
+        grid.ravel() for grid in np.meshgrid(np.arange(west, east + size, size), np.arange(south, north + size, size))
+    )
+    cells = box(x, y, np.minimum(x + size, 180), np.minimum(y + size, 90))
+    touched = np.unique(STRtree(cells).query(get_parts(area), predicate="intersects")[1])
+    return union_all(cells[touched]).simplify(0)
 
 
 class _Reader:
@@ -299,12 +338,20 @@ def _fits(item: Mapping[str, Any], query: Query) -> bool:
     if query.cloud is not None and isinstance(cloud, (int, float)) and cloud > query.cloud:
         return False
     if query.area is not None:
-        from shapely import make_valid
-        from shapely.geometry import shape
-
-        if not item.get("geometry") or not make_valid(shape(item["geometry"])).intersects(query.area):
+        outline = footprint(item)
+        if outline is None or not outline.intersects(query.area):
             return False
     return True
+
+
+def footprint(item: Mapping[str, Any]) -> Any:
+    """The ground of an item in degrees, as a shape; None where it has none. Some catalogues do not cut it at the antimeridian."""
+    from shapely import make_valid
+    from shapely.geometry import shape
+
+    from shoal_earth.rasters.polygons import cut_at_antimeridian
+
+    return make_valid(cut_at_antimeridian(shape(item["geometry"]))) if item.get("geometry") else None
 
 
 def batch(items: Sequence[dict[str, Any]], number: int, of: int) -> list[dict[str, Any]]:
