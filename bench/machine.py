@@ -17,14 +17,14 @@ def load() -> float:
 
 def facts(load_before: float, load_after: float, seconds: float) -> dict[str, str]:
     """What a reader has to know to judge the numbers."""
-    from shoal.executors.local.machine import count_cpus, find_memory
+    from shoal.executors.local.machine import count_cpus, cpu_name, find_memory
 
     shared = " (the machine was shared: other work ran beside)" if load_before > count_cpus() / 4 else ""
     words = ["python", f"bench/{Path(sys.argv[0]).name}", *_without_files(sys.argv[1:])]
     return {
         "command": " ".join(words),
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, took {seconds / 60:.1f} min",
-        "CPU": f"{_cpu()}, {count_cpus():g} cores",
+        "CPU": f"{cpu_name()}, {count_cpus():g} cores",
         "memory": f"{find_memory() / 2**30:.0f} GiB",
         "system": f"{platform.system()} {platform.release()} {platform.machine()}{_distribution()}",
         "Python": f"{platform.python_version()} ({platform.python_implementation()})",
@@ -38,16 +38,6 @@ def _without_files(arguments: list[str]) -> list[str]:
     kept = [argument for argument in arguments if not argument.startswith(("--write=", "--json=", "--update"))]
     files = {i for i, argument in enumerate(kept) if argument in ("--write", "--json")}
     return [argument for i, argument in enumerate(kept) if i not in files and i - 1 not in files]
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
 
 
 def _distribution() -> str:

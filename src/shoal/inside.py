@@ -255,13 +255,8 @@ def _devices() -> list[dict[str, Any]]:
 
 def _write_environment(folder: Path) -> None:
     """Write down Python, packages and devices. That it cannot be written is no reason to end the task."""
-    from importlib.metadata import distributions
+    from shoal.packages import installed
 
-    packages = {}
-    for each in distributions():
-        name = each.metadata["Name"]
-        if name and name not in packages:  # the first one on the path is the one that is imported
-            packages[name] = each.version
     torch = sys.modules.get("torch")
     value = {
         "format": 1,
@@ -270,7 +265,7 @@ def _write_environment(folder: Path) -> None:
         "implementation": sys.implementation.name,
         "executable": sys.executable,
         "platform": " ".join(os.uname()[i] for i in (0, 2, 4)),
-        "packages": dict(sorted(packages.items(), key=lambda item: item[0].lower())),
+        "packages": installed(),
         "cuda": getattr(getattr(torch, "version", None), "cuda", None),
         "devices": _devices(),
     }

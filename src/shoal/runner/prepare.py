@@ -19,7 +19,7 @@ from shoal.store import StudyStore, TaskFolder, TaskRecord, read_json
 from shoal.store.sources import absent_data, code_digest, code_files, copy_code, data_places
 from shoal.store.state import Sources
 
-__all__ = ["Preparer"]
+__all__ = ["Preparer", "write_task"]
 
 
 class Preparer:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from shoal.failures import signature
 
-__all__ = ["Phase", "Problem", "Progress", "StepProgress"]
+__all__ = ["FINAL", "Phase", "Problem", "Progress", "StepProgress"]
 
 
 class Phase(enum.StrEnum):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import shutil
 import socket
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.agent.agent import now, write_json_atomic
+from shoal.packages import installed
 from shoal.plan import Plan
 from shoal.store import StudyStore, user_name
 
@@ -26,6 +26,7 @@ _DIFF_BYTES = 1 << 20
 def plan_json(plan: Plan, *, profile: str | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The plan as it is kept in the store: all that results, tables and the report need to know of a study."""
     study = plan.study
+    axes = {step: plan.axes(step) for step in plan.order}
     return {
         "format": 1,
         "study": study.study,
@@ -35,14 +36,14 @@ def plan_json(plan: Plan, *, profile: str | None = None, overrides: Sequence[str
         "profile": profile,
         "set": list(overrides),
         "report": study.report_json(),
-        "axes": {step: plan.axes(step) for step in plan.order},
+        "axes": axes,
         "steps": [
             {
                 "name": name,
                 "needs": list(study.steps[name].needs),
                 "for_each": study.steps[name].for_each,
                 "gate": study.steps[name].gate is not None,
-                "axes": list(plan.axes(name)),
+                "axes": list(axes[name]),
                 "resources": study.steps[name].resources.model_dump(
                     mode="json", exclude_defaults=True, warnings="none"
                 ),
@@ -95,7 +96,7 @@ class RunRecord:
             "counts": None,
             "shoal": _version(),
             "python": platform.python_version(),
-            "packages": _packages(),
+            "packages": installed(),
             "machine": _machine(),
             "git": git,
         }
@@ -129,40 +130,16 @@ def _version() -> str:
         return "unknown"
 
 
-def _packages() -> dict[str, str]:
-    from importlib.metadata import distributions
-
-    found = {}
-    for distribution in distributions():
-        # The head is enough: `distribution.metadata` parses every package's long description too, which takes ten times as long.
-        text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
-        head = dict(re.findall(r"^(Name|Version):[ \t]*(.+?)[ \t\r]*$", text.partition("\n\n")[0], re.MULTILINE))
-        name = head.get("Name") or distribution.metadata["Name"]
-        if name:
-            found[name] = head.get("Version") or distribution.version
-    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
-
-
 def _machine() -> dict[str, Any]:
-    from shoal.executors.local.machine import count_cpus, find_gpus, find_memory
+    from shoal.executors.local.machine import count_cpus, cpu_name, find_gpus, find_memory
 
     return {
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": count_cpus(),
         "memory": find_memory(),
         "gpus": [{"name": gpu.name, "memory": gpu.memory} for gpu in find_gpus()],
     }
-
-
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _git(folder: Path) -> tuple[dict[str, Any] | None, str]:

@@ -120,6 +120,7 @@ class Runner:
 
         Raises:
             HeldError: another runner holds the study.
+            StudyError: data is not where the study says, or a command or an amount cannot be filled in.
             UsageError: a task can never run on this executor.
             StoreError: the store cannot be written.
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 from shoal.agent import agent
 from shoal.errors import UsageError
 
-__all__ = ["Gpu", "count_cpus", "find_gpus", "find_memory"]
+__all__ = ["Gpu", "count_cpus", "cpu_name", "find_gpus", "find_memory"]
 
 # Makers' and product lines' names are left out of "rtx3090", "a100", "l4".
 _LINES = frozenset({"nvidia", "geforce", "tesla", "amd", "instinct"})
@@ -61,6 +62,17 @@ def count_cpus() -> float:
         if len(pair) == 2 and pair[0] > 0 and pair[1] > 0:
             cpus = min(cpus, pair[0] / pair[1])
     return cpus
+
+
+def cpu_name() -> str:
+    """Return what the processor is called, or at least its kind."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
 
 
 def find_memory() -> int:
