@@ -142,9 +142,6 @@ class Bench:
 class ExecutorContract:
     """The suite."""
 
-    #: Whether attempts go on when the process that started them is killed.
-    survives = True
-
     def make(self) -> Executor:
         raise NotImplementedError
 

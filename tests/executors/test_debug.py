@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -20,13 +21,8 @@ from .suite import SRC, Bench, ExecutorContract
 
 
 class TestDebug(ExecutorContract):
-    survives = False
-
     def make(self) -> Executor:
         return DebugExecutor()
-
-    def test_many(self, bench: Bench) -> None:
-        super().test_many(bench)
 
     def test_output_is_shown(self, bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
         bench.run("echo hello")
@@ -42,8 +38,6 @@ class TestDebug(ExecutorContract):
             "executor.start(AttemptSpec.from_json(json.loads(sys.argv[1])))\n"
             "while not any(isinstance(event, Ended) for event in executor.wait(1)): pass\n"
         )
-        import json
-
         done = subprocess.run(
             [sys.executable, "-c", program, json.dumps(spec.to_json())],
             input=b"a word\n",

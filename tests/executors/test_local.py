@@ -28,7 +28,7 @@ class TestLocal(Concurrent):
     def server(self, bench: Bench) -> int:
         assert isinstance(bench.executor, LocalExecutor)
         assert bench.executor._server is not None
-        return bench.executor._server.pid
+        return bench.executor._server._process.pid
 
     def test_a_killed_server_takes_nothing_along(self, bench: Bench) -> None:
         first = self.begin(bench, "while [ ! -e go ]; do sleep 0.05; done")

@@ -133,11 +133,10 @@ class DebugExecutor:
         self._queue.popleft()
         attempt = agent.Attempt(str(attempt_dir / "spec.json"), tee=True, alone=False, stdin=_terminal())
         code = attempt.run()
-        if code != agent.EXIT_CLAIMED:  # what has left the command's process group
-            agent.kill_left_over(None, None, attempt.spec_path)
         if code == agent.EXIT_CLAIMED:
             self._take_over(attempt_dir, key)
         else:
+            agent.kill_left_over(None, None, attempt.spec_path)  # what has left the command's process group
             known = outcome(attempt_dir, key)
             self._report(known or declare_lost(attempt_dir, key, witnessed=time.time()))
         for signum in attempt.signals[-1:]:

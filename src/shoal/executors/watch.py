@@ -36,9 +36,6 @@ class Watcher:
         self._watched: dict[AttemptKey, _Watched] = {}
         self._next_look = 0.0
 
-    def __contains__(self, key: AttemptKey) -> bool:
-        return key in self._watched
-
     def take_over(self, attempt_dir: Path, key: AttemptKey) -> Ended | None:
         """Begin to watch an attempt; return its end if it has ended, or was never begun.
 

@@ -207,7 +207,7 @@ class LocalExecutor:
             message = "The store cannot be written: the agent could not even set down how the attempt ended."
             self._report(Ended(run.key, "failed", Failure(FailureClass.STORE, message)))
         else:
-            self._lost(run.dir, run.key, time.time())
+            self._lost(run)
 
     def _forget(self, run: _Run) -> None:
         self._runs.pop(run.key, None)
@@ -248,12 +248,12 @@ class LocalExecutor:
             self._report(ended)
         return ended is None
 
-    def _lost(self, attempt_dir: Path, key: AttemptKey, witnessed: float | None) -> None:
+    def _lost(self, run: _Run) -> None:
         try:
-            self._report(declare_lost(attempt_dir, key, witnessed=witnessed))
+            self._report(declare_lost(run.dir, run.key, witnessed=time.time()))
         except OSError as error:
             message = f"The store cannot be written: {error.strerror}, and the agent is gone."
-            self._report(Ended(key, "failed", Failure(FailureClass.STORE, message)))
+            self._report(Ended(run.key, "failed", Failure(FailureClass.STORE, message)))
 
     def _report(self, event: Ended) -> None:
         self._slots.release(event.key)

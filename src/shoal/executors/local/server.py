@@ -35,11 +35,6 @@ class AgentServer:
         self._pending = b""
         self.dead = False
 
-    @property
-    def pid(self) -> int:
-        """The server's process."""
-        return int(self._process.pid)
-
     def fileno(self) -> int:
         """Return what to wait on for answers."""
         return self._socket.fileno()
