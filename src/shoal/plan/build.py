@@ -10,23 +10,24 @@ from typing import TYPE_CHECKING
 
 from shoal.errors import UsageError
 from shoal.plan.matrix import Params, expand
-from shoal.study.template import Template, TemplateError, Value
+from shoal.study.axes import needed_steps
+from shoal.study.template import PLACES, Template, TemplateError, Value
 from shoal.study.values import value_key
 
 if TYPE_CHECKING:
     from shoal.study import Step, Study
 
-__all__ = ["PLACES", "Plan", "Task", "build", "is_place"]
+__all__ = ["Plan", "Task", "build", "is_place"]
 
 ID_DIGITS = 12
 MOST_TASKS = 1_000_000
-PLACES = frozenset({"out", "checkpoints", "task", "study", "step", "data"})
-"""Names whose values are places or labels: they are filled in when a task starts and are no part of its identity."""
+# Their values are filled in when a task starts and are no part of its identity.
+_PLACES = frozenset((*PLACES, "data"))
 
 
 def is_place(name: str) -> bool:
     """Whether a reference is filled in only when the task starts."""
-    return name in PLACES or name.startswith(("inputs.", "data."))
+    return name in _PLACES or name.startswith(("inputs.", "data."))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +76,14 @@ class Plan:
 
     def needs(self) -> dict[str, tuple[str, ...]]:
         """Step to the steps that it waits for, in an order in which they can run."""
-        steps = {name: self.study.steps[name] for name in self.order}
-        return {name: (*step.needs, *((step.for_each,) if step.for_each else ())) for name, step in steps.items()}
+        return {name: needed_steps(self.study.steps[name]) for name in self.order}
 
     def axes(self, step: str) -> dict[str, list[Value]]:
         """Every parameter of a step's tasks with its values, in order of first appearance."""
-        axes: dict[str, dict[str, Value]] = {}
+        axes: dict[str, dict[Hashable, Value]] = {}
         for task in self._by_step[step]:
             for name, value in task.params.items():
-                axes.setdefault(name, {}).setdefault(json.dumps(value), value)
+                axes.setdefault(name, {}).setdefault(value_key(value), value)
         return {name: list(values.values()) for name, values in axes.items()}
 
     def find(self, references: Iterable[str]) -> set[str]:
@@ -155,7 +155,7 @@ def _topological(study: Study) -> list[str]:
 
     def visit(name: str) -> None:
         if name not in order:
-            for need in _needs(study.steps[name]):
+            for need in needed_steps(study.steps[name]):
                 visit(need)
             order[name] = None
 
@@ -164,15 +164,10 @@ def _topological(study: Study) -> list[str]:
     return list(order)
 
 
-def _needs(step: Step) -> tuple[str, ...]:
-    needs = tuple(step.needs)
-    return needs if step.for_each is None or step.for_each in needs else (step.for_each, *needs)
-
-
 def _step_tasks(study: Study, name: str, by_step: Mapping[str, tuple[Task, ...]]) -> list[Task]:
     step = study.steps[name]
     points = expand(step.matrix, zipped=step.zip, seeds=step.seeds or None, exclude=step.exclude, include=step.include)
-    joins = {need: _Join(by_step[need]) for need in _needs(step) if need != step.for_each}
+    joins = {need: _Join(by_step[need]) for need in needed_steps(step) if need != step.for_each}
     command = _Command(study, name, step)
     bases: Iterable[Task | None] = by_step[step.for_each] if step.for_each is not None else (None,)
     made: list[Task] = []

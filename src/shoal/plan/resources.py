@@ -87,12 +87,16 @@ def resources_of(plan: Plan, task: Task, overrides: Mapping[str, Any] | None = N
                     raw[name] = filled[0] if len(filled) == 1 else filled
             asked = type(asked).model_validate({**raw, **(overrides or {})})
     except (TemplateError, ValueError) as error:
-        raise study.error(
-            ("steps", task.step, "resources"), f"the resources of {task.step} {task.id}: {_first(error)}"
-        ) from error
+        said, hint = _first(error)
+        message = f"the resources of {task.step} {task.id}: {said}"
+        raise study.error(("steps", task.step, "resources"), message, hint=hint) from error
     return Resources(**{name: value for name in Resources.__slots__ if (value := getattr(asked, name)) is not None})
 
 
-def _first(error: Exception) -> str:
+def _first(error: Exception) -> tuple[str, str | None]:
+    """What the first thing is that the models (or a template) object to, and what to do about it."""
     errors = getattr(error, "errors", None)
-    return str(errors()[0]["msg"]) if callable(errors) else str(error)
+    if not callable(errors):
+        return str(error), None
+    first = errors()[0]
+    return f'"{first["loc"][0]}" {first["msg"]}', first.get("ctx", {}).get("hint")

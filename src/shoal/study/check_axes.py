@@ -10,13 +10,10 @@ from shoal.study.check_include import check_include
 from shoal.study.problems import Problems, did_you_mean, nearest, quoted
 from shoal.study.schema import Step, Study
 from shoal.study.slips import slip_for
-from shoal.study.template import Template, TemplateError, Value
+from shoal.study.template import PLACES, Template, TemplateError, Value
 from shoal.study.values import same_value, show
 
-__all__ = ["PLACES", "RESERVED", "check_axes", "check_use"]
-
-PLACES = ("out", "checkpoints", "task", "study", "step")
-"""Names that every command knows."""
+__all__ = ["RESERVED", "check_axes", "check_use"]
 
 RESERVED = frozenset((*PLACES, "inputs", "data", "include", "exclude", "zip"))
 """Names that no axis and no variable can have."""
@@ -27,7 +24,7 @@ _Path = tuple[str | int, ...]
 def check_axes(study: Study, name: str, problems: Problems) -> bool:
     """Add what is wrong with the axes of one step whose needs are sound; whether anything is."""
     step = study.steps[name]
-    found = [*_twice(study, name, step), *_names(study, name, step)]
+    found = [*_twice(study, name, step), *_names(study, name, step), *_one_text(study, name, step)]
     found = found or [*_excludes(study, name, step), *check_include(study, name)]
     for error in found:
         problems.add(error, error.message.replace(f' of step "{name}"', ""))
@@ -82,6 +79,17 @@ def _names(study: Study, name: str, step: Step) -> Iterator[StudyError]:
         elif axis in study.vars:
             hint = f"The variable is at {study.mark('vars', axis)}. Rename one of them."
             yield study.error(path, f'axis "{axis}" of step "{name}" has the name of a variable', hint=hint, key=True)
+
+
+def _one_text(study: Study, name: str, step: Step) -> Iterator[StudyError]:
+    """``model: unet, fpn``, which is one text to YAML."""
+    for axis, values in step.matrix.items():
+        path = ("steps", name, "matrix", axis)
+        text = values[0]
+        if isinstance(text, str) and ", " in text and (study.written(*path) or "")[:1] not in ("", "'", '"', "|", ">"):
+            message = f'axis "{axis}" of step "{name}" has one value, the text {show(text)}'
+            hint = f"Several values are a list: {axis}: [{text}]. If it is meant as one text, put it in quotes."
+            yield study.error(path, message, hint=hint)
 
 
 def _excludes(study: Study, name: str, step: Step) -> Iterator[StudyError]:

@@ -9,14 +9,14 @@ from pydantic import ValidationError
 
 from shoal.errors import StudyError
 from shoal.study.axes import Axes, needed_steps, step_axes
-from shoal.study.check_axes import PLACES, RESERVED
+from shoal.study.check_axes import RESERVED
 from shoal.study.problems import Problems, did_you_mean, nearest, quoted
 from shoal.study.schema import Resources, Study
 from shoal.study.slips import spaced
-from shoal.study.template import Reference, Template, TemplateError, Value, value_text
+from shoal.study.template import PLACES, Reference, Template, TemplateError, Value, value_text
 from shoal.study.values import show
 
-__all__ = ["check_names", "check_variables", "known_names"]
+__all__ = ["check_names", "check_variables"]
 
 _MOST_COMBINATIONS = 1000
 _Path = tuple[str | int, ...]
@@ -58,7 +58,7 @@ def check_variables(study: Study, problems: Problems) -> None:
             problems.add(study.error(path, f"no step uses the data {{{reference}}}", hint=hint, key=True))
 
 
-def known_names(study: Study, step: str) -> list[str]:
+def _known(study: Study, step: str) -> list[str]:
     """Every name that the command of a step can use: axes, variables, inputs, data, and places that Shoal gives."""
     inputs = [f"inputs.{need}" for need in needed_steps(study.steps[step])]
     return [*step_axes(study, step), *study.vars, *inputs, *_data_names(study), *PLACES]
@@ -71,7 +71,7 @@ def _data_names(study: Study) -> list[str]:
 def _step(study: Study, step: str) -> Iterator[StudyError]:
     axes = step_axes(study, step)
     constant: Axes = {name: (value,) for name, value in study.vars.items()}
-    everything = known_names(study, step)
+    everything = _known(study, step)
     for where, text in study.steps[step].templates():
         path = ("steps", step, *where)
         place = f'{_WHERE[str(where[0])]} of step "{step}"'

@@ -40,7 +40,7 @@ def _table(study: Study, place: int, table: Table, axes: dict[str, dict[object, 
         named += [(("best", "over", number), axis) for number, axis in enumerate(table.best.over)]
     roles: dict[str, str] = {}
     for where, axis in named:
-        role = "best" if where[0] == "best" else str(where[0])
+        role = str(where[0])
         if axis not in axes:
             hint = did_you_mean(axis, axes, "Axes of this study") or "No step of this study has an axis."
             yield study.error(

@@ -116,6 +116,8 @@ def _shape(path: _Path, of: str, given: object, origin: Origin) -> StudyError:
         what, hint = "a mapping of step names to steps", _EXAMPLES["steps"]
     elif rest == ("tables",):
         what, hint = "a list of tables", "For example tables: [{rows: model, value: val/iou}]"
+    elif rest == ("scatter",):
+        what, hint = "a list of charts", "For example scatter: [{x: speed/images_per_second, y: val/iou}]"
     else:
         fields = [field for field in model.model_fields if field != "extends"]
         what, hint = "a mapping", f"It can hold: {quoted(fields)}."

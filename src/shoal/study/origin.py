@@ -52,6 +52,11 @@ class Origin:
             return parent.keys.get(path[-1])
         return None
 
+    def written(self, path: tuple[str | int, ...]) -> str | None:
+        """A single value as it stands in the file, quotes and all; None for anything else, and for what is not written."""
+        node = self.node(path)
+        return node.source.text[node.start : node.end] if isinstance(node, Scalar) else None
+
     def mark(self, path: tuple[str | int, ...]) -> Mark | None:
         """Where the value at a path was written: a single value's own place, else its key's."""
         found = self._place(path)

@@ -105,7 +105,7 @@ def _hint(done: list[str], name: str, near: str | None, known: list[str]) -> str
 
 def _numbers(path: list[str]) -> list[str | int]:
     return [
-        int(part) if part.isdecimal() and place and path[place - 1] == "tables" else part
+        int(part) if part.isdecimal() and place and path[place - 1] in ("tables", "scatter") else part
         for place, part in enumerate(path)
     ]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from shoal.study.check_axes import PLACES, RESERVED
+from shoal.study.check_axes import RESERVED
 from shoal.study.editor import described
+from shoal.study.template import PLACES
 from shoal.study.values import show
 from shoal.units import format_duration
 

@@ -351,6 +351,10 @@ class Study(FileModel):
         """Where something was written: the key at ``path``, or the item of a list. None if it was not written."""
         return self._origin.mark(path) if self._origin else None
 
+    def written(self, *path: str | int) -> str | None:
+        """A single value as it stands in the file, quotes and all; None for anything else, and for what is not written."""
+        return self._origin.written(path) if self._origin else None
+
     def error(
         self,
         path: tuple[str | int, ...],
@@ -375,7 +379,7 @@ class Study(FileModel):
 
     def report_json(self) -> dict[str, Any]:
         """The report section as ``plan.json`` keeps it."""
-        return self.report.model_dump(mode="json", warnings="none") if self.report else {}
+        return self.report.model_dump(mode="json", warnings="none")
 
     def resolved(self) -> dict[str, Any]:
         """The study as plain data after extends, profile, ``--set`` and defaults: loading it gives the same study."""
@@ -400,6 +404,7 @@ _NESTED: dict[tuple[type[FileModel], str], tuple[type[FileModel], int]] = {
     (Step, "resources"): (Resources, 0),
     (Report, "objective"): (Objective, 0),
     (Report, "tables"): (Table, 1),
+    (Report, "scatter"): (Scatter, 1),
     (Table, "best"): (Best, 0),
 }
 
@@ -428,8 +433,8 @@ def owner(path: Sequence[str | int]) -> str:
         words = f'step "{inside[-1]}"' if inside[0] == "steps" else "the defaults"
     elif model is Resources:
         words = f"the resources of {owner(inside[:-1])}"
-    elif model is Table:
-        words = f"table {int(inside[-1]) + 1}"
+    elif model in (Table, Scatter):
+        words = f"{'table' if model is Table else 'chart'} {int(inside[-1]) + 1}"
     else:
         words = names[model]
     return words

@@ -49,8 +49,14 @@ _SAID = {
         "over": "mean average",
         "where": "filter select",
     },
+    "Scatter": {
+        "colour": "color hue",
+        "title": "name",
+        "label": "text labels",
+    },
     "Report": {
         "tables": "table",
+        "scatter": "scatters charts chart",
         "objective": "metric",
     },
     "Study": {

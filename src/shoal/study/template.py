@@ -13,10 +13,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-__all__ = ["Reference", "Scalar", "Template", "TemplateError", "Value", "value_text"]
+__all__ = ["PLACES", "Reference", "Scalar", "Template", "TemplateError", "Value", "value_text"]
 
 Scalar: TypeAlias = str | int | float | bool | None
 Value: TypeAlias = "Scalar | list[Scalar] | tuple[Scalar, ...]"
+
+PLACES = ("out", "checkpoints", "task", "study", "step")
+"""Names that every command knows; their values are there when a task starts."""
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*"
 _TOKEN = re.compile(rf"\{{\{{(?P<literal>{_NAME})\}}\}}|(?<!\$)\{{(?P<name>{_NAME})\}}")
