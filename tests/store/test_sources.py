@@ -20,6 +20,7 @@ steps:
   auto: {run: "python train.py --config conf.yaml {data.scenes} > {out}/x"}
   named: {code: [lib, "*.yaml"], run: "python lib/a.py {data.remote} --out {out}"}
   none: {run: "true {out}"}
+  deep: {code: "**/*.py", run: "true {out}"}
 """
 
 
@@ -30,6 +31,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (home / "lib" / "__pycache__").mkdir(parents=True)
     (home / "lib" / "a.py").write_text("a")
     (home / "lib" / "__pycache__" / "a.cpython-311.pyc").write_text("junk")
+    (home / ".venv" / "lib").mkdir(parents=True)
+    (home / ".venv" / "lib" / "torch.py").write_text("others'")
     (home / "train.py").write_text("train")
     (home / "conf.yaml").write_text("{}")
     (home / "scenes").mkdir()
@@ -43,6 +46,7 @@ def test_code_is_what_the_study_names_or_else_the_files_its_command_names(folder
     assert list(code_files(study, study.steps["auto"])) == ["conf.yaml", "train.py"]
     assert list(code_files(study, study.steps["named"])) == ["conf.yaml", "lib/a.py", "s.yaml"]
     assert code_files(study, study.steps["none"]) == {}
+    assert list(code_files(study, study.steps["deep"])) == ["lib/a.py", "train.py"]
     assert data_places(study, study.steps["auto"]) == {"scenes": str(folder / "scenes")}
     assert data_places(study, study.steps["named"]) == {"remote": "s3://bucket/x"}
 

@@ -3,7 +3,7 @@
 from shoal.store.index import AttemptRecord, Snapshot, TaskRecord, read_json, read_task
 from shoal.store.layout import Store, StudyStore, TaskFolder, open_store
 from shoal.store.lock import RunnerLock, holder, user_name
-from shoal.store.place import find_store, remember_place
+from shoal.store.place import find_store, other_file, remember_place
 
 __all__ = [
     "AttemptRecord",
@@ -16,6 +16,7 @@ __all__ = [
     "find_store",
     "holder",
     "open_store",
+    "other_file",
     "read_json",
     "read_task",
     "remember_place",

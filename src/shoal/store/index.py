@@ -104,7 +104,10 @@ class Snapshot:
                 for entry in _scan(folder):
                     if not entry.is_dir(follow_symlinks=False):
                         continue
-                    stamp = entry.stat(follow_symlinks=False).st_mtime_ns
+                    try:
+                        stamp = entry.stat(follow_symlinks=False).st_mtime_ns
+                    except FileNotFoundError:
+                        continue  # removed meanwhile, by shoal gc
                     record = cache.get(f"{folder.name}/{entry.name}", stamp)
                     if record is None:
                         record = read_task(Path(entry.path), folder.name)
@@ -172,7 +175,8 @@ class _Cache:
     def __enter__(self) -> _Cache:
         if self._path.exists():
             try:
-                with contextlib.closing(sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, timeout=0.2)) as db:
+                place = f"{self._path.absolute().as_uri()}?mode=ro"
+                with contextlib.closing(sqlite3.connect(place, uri=True, timeout=0.2)) as db:
                     if db.execute("PRAGMA user_version").fetchone()[0] == _FORMAT:
                         self._rows = {
                             path: (stamp, body)

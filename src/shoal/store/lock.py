@@ -23,21 +23,27 @@ class RunnerLock:
     The lock is the kernel's (``flock``): it goes when the process goes, however that ends, and it is not inherited by the
     processes a runner starts.
 
+    Args:
+        path: the file.
+        executor: name of the holder's executor, for others to read.
+        look: the study as the commands name it that are suggested to whom it is refused.
+
     Raises:
         HeldError: another runner holds the study; the message says who, where and since when.
+        StoreError: the file cannot be made or locked.
     """
 
-    def __init__(self, path: Path, *, executor: str = "local") -> None:
+    def __init__(self, path: Path, *, executor: str = "local", look: str = "STUDY") -> None:
         self._path = path
+        self._look = look
         self._executor = executor
         self._fd: int | None = None
 
     def __enter__(self) -> RunnerLock:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            fd = os.open(
-                self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666
-            )  # the umask decides, as for all other files
+            # The umask decides who else may write, as for all other files.
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise StoreError(
                 f"cannot be locked: {error.strerror}",
@@ -50,7 +56,7 @@ class RunnerLock:
             os.close(fd)
             raise HeldError(
                 f"study {self._path.parent.name!r} is being run by {_described(_read(self._path))}",
-                hint="Watch it with: shoal status. End it with: shoal stop.",
+                hint=f"Watch it with: shoal status {self._look} · end it with: shoal stop {self._look}",
             ) from None
         except OSError as error:
             os.close(fd)

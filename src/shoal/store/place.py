@@ -14,7 +14,7 @@ from shoal.store.layout import Store, open_store
 if TYPE_CHECKING:
     from shoal.study import Study
 
-__all__ = ["find_store", "remember_place"]
+__all__ = ["find_store", "other_file", "remember_place"]
 
 
 def find_store(
@@ -68,6 +68,17 @@ def remember_place(study: Study, store: Store, url: str | None, on: str | None) 
         # Relative, so that the folder around both can be moved.
         where = os.path.relpath(store.root, first.root)
         write_json_atomic(str(pointer.place), {"on": on, "store": where})
+
+
+def other_file(last: object, file: Path) -> str | None:
+    """Name of another study file from which a study of this name was last run, as when a file was copied; else None.
+
+    Args:
+        last: ``file`` of the last run's ``plan.json``; nothing where it is not known.
+        file: the study file now.
+    """
+    name = _text(last)
+    return name if name != file.name else None
 
 
 def _text(value: object) -> str | None:

@@ -45,9 +45,12 @@ def code_files(study: Study, step: Step) -> dict[str, Path]:
     found: dict[str, Path] = {}
     if step.code:
         for pattern in step.code:
+            named = _NOT_CODE & set(Path(pattern).parts)
             for path in sorted(root.glob(pattern)) if _is_pattern(pattern) else [root / pattern]:
-                for file in _files_below(path):
-                    found[file.relative_to(root).as_posix()] = file
+                # `**/*.py` means one's own files, not those of an environment that lies beside them.
+                if named or not _NOT_CODE & set(path.relative_to(root).parts):
+                    for file in _files_below(path):
+                        found[file.relative_to(root).as_posix()] = file
         return dict(sorted(found.items()))
     for word in _words(step.run):
         candidate = root / word

@@ -13,10 +13,10 @@ from shoal.store.index import Snapshot, TaskRecord
 if TYPE_CHECKING:
     from shoal.plan import Plan, Task
 
-__all__ = ["Reason", "Sources", "State", "TaskState", "survey", "task_state"]
+__all__ = ["Reason", "Sources", "State", "TaskState", "alive", "survey", "task_state"]
 
-ALIVE_SECONDS = 60.0
-"""An agent writes its heartbeat several times in this span."""
+# An agent writes its heartbeat several times in this span.
+_ALIVE_SECONDS = 60.0
 
 
 class State(enum.StrEnum):
@@ -110,7 +110,7 @@ def task_state(
     """
     if record is None:
         return _waiting(gate, Reason.NEW)
-    if _alive(record, time.time() if now is None else now):
+    if alive(record, time.time() if now is None else now):
         return _RUNNING
     result = record.result
     if result is None:
@@ -134,11 +134,12 @@ def _waiting(gate: bool, reason: Reason) -> TaskState:
     return TaskState(State.GATE, Reason.APPROVAL) if gate else TaskState(State.TODO, reason)
 
 
-def _alive(record: TaskRecord, now: float) -> bool:
+def alive(record: TaskRecord, now: float) -> bool:
+    """Whether the newest attempt's agent has given a sign of life lately; ``now`` is in seconds since the epoch."""
     last = record.last
     if last is None or last.state == "ended" or last.heartbeat is None:
         return False
-    return now - last.heartbeat < ALIVE_SECONDS
+    return now - last.heartbeat < _ALIVE_SECONDS
 
 
 def _unfinished(record: TaskRecord) -> Reason:
