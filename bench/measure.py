@@ -17,9 +17,9 @@ BENCH = Path(__file__).resolve().parent
 ROOT = BENCH.parent
 PYTHON = sys.executable
 SHOAL = Path(PYTHON).parent / "shoal"
-# macOS counts ru_maxrss in bytes, Linux in KiB.
 # Set by some shells and editors; they make every start compile all modules anew, or change what is measured.
 PYTHON_SWITCHES = frozenset({"PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "PYTHONPROFILEIMPORTTIME"})
+# macOS counts ru_maxrss in bytes, Linux in KiB.
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
@@ -47,7 +47,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A line of the table: who, with what numbers, and how many times the floor that is."""
+    """A line of the table: who or what, and its numbers by the heads of their columns."""
 
     part: str
     what: str

@@ -263,9 +263,8 @@ class Counting(SimpleHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        data = (
-            Path(self.translate_path(self.path)).read_bytes() if Path(self.translate_path(self.path)).is_file() else b""
-        )
+        path = Path(self.translate_path(self.path))
+        data = path.read_bytes() if path.is_file() else b""
         span = self.headers.get("Range", "")
         first, last = 0, len(data) - 1
         if span.startswith("bytes="):

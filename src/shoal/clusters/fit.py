@@ -74,9 +74,7 @@ def _bucket(at: Situation) -> Iterator[Made]:
 
 
 def _data(at: Situation) -> Iterator[Made]:
-    cluster, study = at.cluster, at.plan.study
-    mounts = [cluster.store.path] if cluster.store and cluster.store.claim else []
-    mounts += [volume.path for volume in cluster.volumes]
+    study, mounts = at.plan.study, at.mounts
     places = {"data": study.data} if isinstance(study.data, str) else dict(study.data)
     for name, place in places.items():
         if "://" in place or any(place == mount or place.startswith(mount.rstrip("/") + "/") for mount in mounts):

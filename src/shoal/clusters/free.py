@@ -161,15 +161,15 @@ def _count(
 
 
 def _gpus(amounts: Mapping[str, Any], cluster: Cluster) -> dict[str, int]:
-    """The GPUs among resources: those that the cluster file names, and every other of NVIDIA's and AMD's."""
-    known = {cluster.gpu_resource, *(gpu.resource for gpu in cluster.gpus.values() if gpu.resource)}
-    found = {}
-    for name, amount in amounts.items():
-        if name in known or name.startswith(("nvidia.com/", "amd.com/gpu")):
-            text = str(amount)
-            if text.isdecimal() and int(text):
-                found[name] = int(text)
-    return found
+    """The GPUs among resources, of which there are any."""
+    whole = {name: int(str(amount)) for name, amount in amounts.items() if str(amount).isdecimal()}
+    return {name: amount for name, amount in whole.items() if amount and _is_gpu(name, cluster)}
+
+
+def _is_gpu(resource: str, cluster: Cluster) -> bool:
+    """Whether a resource is one that the cluster file names, or any other of NVIDIA's and AMD's GPUs."""
+    named = (cluster.gpu_resource, *(gpu.resource for gpu in cluster.gpus.values()))
+    return resource in named or resource.startswith(("nvidia.com/", "amd.com/gpu"))
 
 
 def _named(cluster: Cluster, resource: str, product: str) -> tuple[str, tuple[Toleration, ...]]:
@@ -242,7 +242,6 @@ def quotas_left(quota: Mapping[str, Any], cluster: Cluster) -> list[QuotaLeft]:
     found = []
     for name, amount in hard.items():
         resource = str(name).removeprefix("requests.").removeprefix("limits.")
-        gpus = cluster.gpu_resource == resource or resource.startswith(("nvidia.com/", "amd.com/"))
-        if gpus and str(amount).isdecimal() and str(used.get(name, 0)).isdecimal():
+        if _is_gpu(resource, cluster) and str(amount).isdecimal() and str(used.get(name, 0)).isdecimal():
             found.append(QuotaLeft(quota["metadata"]["name"], resource, int(used.get(name, 0)), int(amount)))
     return found

@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterator, Mapping
 from shoal.clusters.fit import OWN
 from shoal.clusters.rules import RULES
 from shoal.clusters.schema import Cluster, Policy
-from shoal.clusters.situation import LEVELS, Finding, Made, Situation, limit_ratios
+from shoal.clusters.situation import LEVELS, Finding, Made, Situation
 from shoal.plan import Plan
 
-__all__ = ["RULES", "Finding", "Situation", "check", "limit_ratios"]
+__all__ = ["check"]
 
 
 def check(
@@ -35,30 +35,28 @@ def check(
     """
     wanted = frozenset(plan.tasks if todo is None else todo)
     situation = Situation(plan, cluster, wanted, parallel, scripts or {})
-    found = [finding for rule in _platform(situation) for finding in rule]
-    found += _own(situation)
+    found = [*_platform(situation), *_own(situation)]
     return sorted(found, key=lambda finding: LEVELS.index(finding.level))
 
 
-def _platform(situation: Situation) -> Iterator[list[Finding]]:
+def _platform(situation: Situation) -> Iterator[Finding]:
     for name, policy in situation.cluster.policies.items():
         if policy.check == "people":
             continue
         rule = RULES.get(name)
-        made = list(rule(situation, policy)) if rule is not None else [("ok", f"{policy.text}: watched while running")]
-        yield [_finding(name, policy, one) for one in made]  # type: ignore[arg-type]
+        if rule is None:
+            yield Finding("ok", name, f"{policy.text}: watched while running")
+        else:
+            yield from (_finding(name, made, policy) for made in rule(situation, policy))
 
 
-def _finding(name: str, policy: Policy, made: Made) -> Finding:
+def _own(situation: Situation) -> Iterator[Finding]:
+    for name, rule in OWN.items():
+        yield from (_finding(name, made) for made in rule(situation))
+
+
+def _finding(name: str, made: Made, policy: Policy | None = None) -> Finding:
     level, text, hint = made if len(made) == 3 else (*made, None)
-    if level == "ok":
-        return Finding(level, name, text)
+    if policy is None or level == "ok":
+        return Finding(level, name, text, hint=hint)
     return Finding(level, name, text, policy.reason, policy.link, hint)
-
-
-def _own(situation: Situation) -> list[Finding]:
-    return [
-        Finding(made[0], name, made[1], hint=made[2] if len(made) == 3 else None)
-        for name, rule in OWN.items()
-        for made in rule(situation)
-    ]

@@ -298,9 +298,6 @@ def _backoff_and_ttl(at: Situation, policy: Policy) -> Iterator[Made]:
 
 
 def _environments(at: Situation, policy: Policy) -> Iterator[Made]:
-    cluster = at.cluster
-    mounts = [cluster.store.path] if cluster.store and cluster.store.claim else []
-    mounts += [volume.path for volume in cluster.volumes]
     found = False
     for name in at.asks:
         run = at.plan.study.steps[name].run
@@ -309,7 +306,7 @@ def _environments(at: Situation, policy: Policy) -> Iterator[Made]:
             for words in installs(text):
                 found = True
                 shown = " ".join(words[:6])
-                on_store = any(_onto(word, mounts) for word in words)
+                on_store = any(_onto(word, at.mounts) for word in words)
                 if on_store:
                     yield (
                         "error",

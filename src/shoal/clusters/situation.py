@@ -94,6 +94,12 @@ class Situation:
         """The steps that run something, in order."""
         return tuple(name for name in self.plan.order if self.plan.study.steps[name].gate is None)
 
+    @property
+    def mounts(self) -> list[str]:
+        """The folders of pods that are claims: the store's and those of the cluster file's volumes."""
+        store = self.cluster.store
+        return [*([store.path] if store and store.claim else []), *(volume.path for volume in self.cluster.volumes)]
+
     @cached_property
     def gpus(self) -> int:
         """The most GPUs at once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 from collections import Counter
@@ -171,6 +172,7 @@ def _amount(column: list[str], name: str, axes: Axes) -> Any:
     return axis_value(column[0]) if len(set(column)) == 1 else "{" + axes.add(name, column) + "}"
 
 
+@functools.cache
 def _gpu_name(label: str) -> str:
     nautilus = load_cluster(str(Path(__file__).parent.parent / "clusters" / "nautilus.yaml"))
     found = find_gpu(nautilus, label)
