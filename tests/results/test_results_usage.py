@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,15 @@ def test_text_and_json(study: Path) -> None:
     assert "3.0 GPU-h wasted" in text
     assert "by device" in text
     assert json.loads(json.dumps(usage.to_json()))["total"]["gpu"] == pytest.approx(12)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_a_narrow_terminal_gets_more_tables_and_every_number_whole(study: Path, width: int) -> None:
+    text = load(study).usage("model").render(width=width)
+    assert max(map(len, text.splitlines())) <= width
+    assert text.count("\n train ") == {40: 3, 60: 2, 80: 2, 120: 1}[width]
+    cells = [cell for line in re.findall(r"^ train +(.+)$", text, re.MULTILINE) for cell in re.split(" {2,}", line)]
+    assert cells == ["2", "3", "1.5 h", "6.0 h", "1.5 h", "12.0", "80%", "24.0", "1Gi"]
 
 
 def test_on_a_cluster_the_wait_is_for_a_place_then_for_the_image_then_for_inputs(tmp_path: Path) -> None:

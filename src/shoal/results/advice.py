@@ -1,6 +1,4 @@
-"""Sentences on what a study could have had for less: idle GPUs, memory asked for and not used, time lost
-or waited.
-"""
+"""Sentences on what a study could have had for less: idle GPUs, memory asked for and not used, time lost or waited."""
 
 from __future__ import annotations
 
@@ -9,7 +7,7 @@ import statistics
 from typing import TYPE_CHECKING, Any
 
 from shoal.failures import FailureClass
-from shoal.results.data import Attempt, StudyData
+from shoal.results.data import Attempt, StudyData, finite
 from shoal.results.platform import use_findings
 from shoal.results.read import read_usage_samples
 from shoal.units import UnitError, format_size, parse_size
@@ -17,10 +15,10 @@ from shoal.units import UnitError, format_size, parse_size
 if TYPE_CHECKING:
     from shoal.results.usage import Usage
 
+__all__ = ["advice"]
+
 _TAKEN = "was lost when machines were taken away: write checkpoints (to {checkpoints}) more often."
 _BROKEN = "went to attempts that failed by themselves: try one of each kind first (shoal run --only), then the rest."
-
-__all__ = ["advice"]
 
 #: Below these, saying something would be noise: attempts to judge from, and hours that a hint must be about.
 _ENOUGH = 3
@@ -58,13 +56,11 @@ def advice(data: StudyData, usage: Usage) -> list[str]:
             share = f"{hours_lost / total.run:.0%} of the run time"
             found.append((hours_lost, f"{share} {_TAKEN if platform else _BROKEN}"))
     if total.queue > 2 * total.run > 2 * _HOURS:
-        found.append(
-            (
-                total.run,
-                f"Tasks waited {total.queue / total.run:.0f} times as long as they ran: more kinds of GPU (gpu_type) "
-                f"or smaller requests would start sooner.",
-            )
+        text = (
+            f"Tasks waited {total.queue / total.run:.0f} times as long as they ran: more kinds of GPU (gpu_type) or smaller "
+            "requests would start sooner."
         )
+        found.append((total.run, text))
     if total.pull > _HOURS and total.pull > 0.1 * total.run:
         share = f"{total.pull / total.run:.0%} of the run time" if total.run else f"{total.pull:.1f} h"
         found.append(
@@ -87,7 +83,7 @@ def _lost(data: StudyData) -> dict[bool, float]:
 
 def _gpus(step: str, good: list[Attempt], hours: float) -> str | None:
     held = [a for a in good if a.gpus]
-    uses = [float(a.usage["gpu_mean"]) for a in held if isinstance(a.usage.get("gpu_mean"), int | float)]
+    uses = _used("gpu_mean", held)
     if hours < _HOURS or len(uses) < _ENOUGH:
         return None
     idle = _idle_gpus(held)
@@ -98,11 +94,14 @@ def _gpus(step: str, good: list[Attempt], hours: float) -> str | None:
         return f"{step} holds a GPU and does not use it: ask for none, and {hours:.1f} GPU-hours go to others."
     if median < 0.4:
         return (
-            f"{step} used its GPUs at {median:.0%} in the median: more data-loading workers (cpu), a "
-            f"larger batch, or a "
-            f"smaller GPU would do the same work for less."
+            f"{step} used its GPUs at {median:.0%} in the median: more data-loading workers (cpu), a larger batch, or a "
+            "smaller GPU would do the same work for less."
         )
     return None
+
+
+def _used(name: str, attempts: list[Attempt]) -> list[float]:
+    return [value for attempt in attempts if (value := finite(attempt.usage.get(name))) is not None]
 
 
 def _idle_gpus(held: list[Attempt]) -> str | None:
@@ -113,8 +112,8 @@ def _idle_gpus(held: list[Attempt]) -> str | None:
         uses: dict[Any, list[float]] = {}
         for sample in read_usage_samples(attempt.folder):
             for gpu in sample.get("gpus") or ():
-                if isinstance(gpu, dict) and isinstance(gpu.get("use"), int | float):
-                    uses.setdefault(gpu.get("index"), []).append(float(gpu["use"]))
+                if isinstance(gpu, dict) and (use := finite(gpu.get("use"))) is not None:
+                    uses.setdefault(gpu.get("index"), []).append(use)
         means = [statistics.fmean(found) for found in uses.values()]
         if len(means) > 1 and max(means) > 0.05:
             busy.append(sum(m > 0.05 for m in means))
@@ -129,22 +128,17 @@ def _memory(step: str, good: list[Attempt]) -> str | None:
         asked = parse_size(good[-1].resources.get("memory"))
     except UnitError:
         return None
-    peaks = [float(a.usage["memory_peak"]) for a in good if isinstance(a.usage.get("memory_peak"), int | float)]
+    peaks = _used("memory_peak", good)
     if len(peaks) < _ENOUGH or max(peaks) > 0.5 * asked or asked < 2 * 1024**3:
         return None
     enough = max(1, math.ceil(max(peaks) * 1.3 / 1024**3))
-    return (
-        f"{step} asks for {format_size(asked)} of memory and used at most {format_size(max(peaks))}: "
-        f"{enough}Gi would do."
-    )
+    return f"{step} asks for {format_size(asked)} of memory and used at most {format_size(max(peaks))}: {enough}Gi would do."
 
 
 def _cores(step: str, good: list[Attempt]) -> str | None:
-    used = [float(a.usage["cpu_mean"]) for a in good if isinstance(a.usage.get("cpu_mean"), int | float)]
+    used = _used("cpu_mean", good)
     cores = good[-1].cpus
     if cores < 4 or len(used) < _ENOUGH or max(used) > 0.4 * cores:
         return None
-    return (
-        f"{step} asks for {cores:g} cores and used {max(used):.1f} at most: "
-        f"{max(1, math.ceil(max(used) * 1.25))} would do."
-    )
+    enough = max(1, math.ceil(max(used) * 1.25))
+    return f"{step} asks for {cores:g} cores and used {max(used):.1f} at most: {enough} would do."

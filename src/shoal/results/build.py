@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -81,7 +82,7 @@ def build_table(
     row_axes, column_axes, over_axes = names_of(rows), names_of(columns), names_of(over)
     _check_names(data, ref.step, row_axes, column_axes, over_axes, where or {}, chosen)
     tasks = _keep(data.of_step(ref.step), where or {}, ref.step)
-    values = _values(data, tasks, ref)
+    values = {task.id: metric_value(data, task, ref) for task in tasks}
 
     params = _grouped(tasks, groups or {}, (*row_axes, *column_axes))
     cells_of: dict[tuple[Key, Key], list[Task]] = {}
@@ -102,8 +103,7 @@ def build_table(
         picked: dict[str, Any] = {}
         numbers: list[float | None] = []
         if chosen and by:
-            # Without any value to choose by, the cell stays empty rather than mixing what was to be chosen
-            # from.
+            # Without any value to choose by, the cell stays empty rather than mixing what was to be chosen from.
             kept, picked = _choose(data, group, chosen, by)
             group = kept or group
             numbers = [values[t.id] for t in kept]
@@ -111,6 +111,7 @@ def build_table(
             numbers = [values[t.id] for t in group]
         finite = tuple(v for v in numbers if v is not None and math.isfinite(v))
         odd += sum(v is not None and not math.isfinite(v) for v in numbers)
+        fates = Counter(map(data.fate, group))
         cells[place] = Cell(
             mean=statistics.fmean(finite) if finite else None,
             sd=statistics.stdev(finite) if len(finite) > 1 else None,
@@ -119,7 +120,7 @@ def build_table(
             tasks=tuple(t.id for t in group),
             values=finite,
             picked=picked,
-            states={s: c for s in STATES if (c := sum(data.fate(t) == s for t in group))},
+            states={state: fates[state] for state in STATES if fates[state]},
         )
     table = Table(
         title=title,
@@ -172,7 +173,7 @@ def _side_by_side(tables: list[Table], title: str) -> Table:
             joined.column_keys.append(key)
             joined.column_labels[key] = (table.value, *table.column_labels[column])
             joined.digits[key] = table.digits[column]
-            joined.cells |= {(r, key): c for (r, k), c in table.cells.items() if k == column}
+        joined.cells |= {(row, (value_key(table.value), *column)): cell for (row, column), cell in table.cells.items()}
         joined.notes += [note for note in table.notes if note not in joined.notes]
     ranked = next((t for t in tables if t.goal is not None), first)
     order = {row: i for i, row in enumerate(ranked.row_keys)}
@@ -239,8 +240,7 @@ def _keep(tasks: list[Task], where: Mapping[str, Any], step: str) -> list[Task]:
     kept = tasks
     for axis, wanted in where.items():
         options = wanted if isinstance(wanted, list | tuple | set) else [wanted]
-        # A list may be one value of the axis as well as several values to keep; text is what a command
-        # line gives.
+        # A list may be one value of the axis as well as several values to keep; text is what a command line gives.
         keys = {value_key(o) for o in options} | {value_key(wanted if not isinstance(wanted, set) else list(wanted))}
         texts = {o for o in options if isinstance(o, str)}
         before = kept
@@ -256,10 +256,6 @@ def _keep(tasks: list[Task], where: Mapping[str, Any], step: str) -> list[Task]:
                 hint=f"Values of {axis} here: {', '.join(there) or 'none'}.",
             )
     return kept
-
-
-def _values(data: StudyData, tasks: list[Task], ref: MetricRef) -> dict[str, float | None]:
-    return {task.id: metric_value(data, task, ref) for task in tasks}
 
 
 def _key(params: Mapping[str, Any], axes: Key) -> Key:
@@ -299,9 +295,9 @@ def _refuse_unnamed(groups: Iterable[list[Task]], named: set[str], ref: MetricRe
     others = f" (and over {', '.join(list(unnamed)[1:])})" if len(unnamed) > 1 else ""
     raise ResultError(
         f"this table would average {ref.label} over {axis!r} ({values}){others}, which it does not name",
-        hint=f"Name it: rows or columns: {axis} to show it; over: {axis} to average; where: "
-        f"{{{axis}: {next(iter(found))}}} "
-        f"to keep one; best: {{over: {axis}, by: a validation metric}} to choose one.",
+        hint=f"Name it: rows or columns: {axis} to show it; over: {axis} to average; "
+        f"where: {{{axis}: {next(iter(found))}}} to keep one; "
+        f"best: {{over: {axis}, by: a validation metric}} to choose one.",
     )
 
 
@@ -324,32 +320,26 @@ def _choose(data: StudyData, group: list[Task], best: Best, by: MetricRef) -> tu
 def _rank(table: Table) -> None:
     if table.goal is not None:
         for column in table.column_keys:
-            cells = [c for row in table.row_keys if (c := table.cells.get((row, column))) and c.mean is not None]
+            cells = [cell for row in table.row_keys if (cell := table.cells.get((row, column))) is not None]
+            means = sorted((c.mean for c in cells if c.mean is not None), reverse=table.goal == "max")
+            places: dict[float, int] = {}
+            for place, mean in enumerate(means, 1):
+                places.setdefault(mean, place)  # equal ones share the first of their places
             for cell in cells:
-                better = (
-                    sum(_beats(other.mean, cell.mean, table.goal) for other in cells) if cell.mean is not None else 0
-                )
-                cell.rank = better + 1
+                cell.rank = None if cell.mean is None else places[cell.mean]
     for row in table.row_keys:
         ranks = [c.rank if (c := table.cells.get((row, column))) else None for column in table.column_keys]
         table.row_rank[row] = (
             statistics.fmean(r for r in ranks if r is not None) if ranks and None not in ranks else None
         )
     if table.goal is not None:
-        places = {row: i for i, row in enumerate(table.row_keys)}
 
-        def order(row: Key) -> tuple[bool, float, int]:
+        def order(row: Key) -> tuple[bool, float]:
             rank = table.row_rank[row]
             known = [c.rank for k in table.column_keys if (c := table.cells.get((row, k))) and c.rank is not None]
-            return not known, rank if rank is not None else statistics.fmean(known or [0]) + 0.5, places[row]
+            return not known, rank if rank is not None else statistics.fmean(known or [0]) + 0.5
 
         table.row_keys.sort(key=order)
-
-
-def _beats(one: float | None, other: float | None, goal: str) -> bool:
-    if one is None or other is None:
-        return False
-    return one > other if goal == "max" else one < other
 
 
 def _hours(data: StudyData, table: Table) -> None:

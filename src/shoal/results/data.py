@@ -6,6 +6,7 @@ These classes hold no logic about files; :func:`shoal.results.read.read_store` f
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,10 +16,31 @@ from typing import Any
 
 from shoal.units import UnitError, parse_cpu
 
-__all__ = ["Attempt", "Objective", "StepInfo", "StudyData", "Task", "amount", "duration", "show_value", "value_key"]
+__all__ = [
+    "Attempt",
+    "Objective",
+    "StepInfo",
+    "StudyData",
+    "Task",
+    "amount",
+    "duration",
+    "finite",
+    "show_value",
+    "value_key",
+]
 
 #: What a task can be, in the order in which the states are shown.
 STATES = ("done", "running", "failed", "cancelled", "waiting")
+
+
+def finite(value: object) -> float | None:
+    """Return a number as a float; None for anything else, and for what is not finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
 
 
 def value_key(value: object) -> str:
@@ -159,7 +181,7 @@ class Attempt:
 
     @property
     def device(self) -> str:
-        """What it ran on: the name of its GPU, or ``CPU`` (with the host where known)."""
+        """What it ran on: the names of its GPUs, or ``CPU``."""
         names = list(dict.fromkeys(str(d.get("name") or "GPU") for d in self.devices))
         return " + ".join(names) if names else ("GPU" if self.gpus else "CPU")
 
@@ -186,8 +208,7 @@ class Task:
     @property
     def seconds(self) -> float | None:
         """Run time of the attempt that succeeded."""
-        value = (self.result or {}).get("seconds")
-        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+        return finite((self.result or {}).get("seconds"))
 
     @property
     def gpu_hours(self) -> float:
@@ -248,6 +269,7 @@ class StudyData:
     runs: list[dict[str, Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     read_at: float = field(default_factory=time.time)
+    _above: dict[str, tuple[str, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def objective(self) -> Objective | None:
@@ -289,9 +311,7 @@ class StudyData:
         return self._below.get(task.id, {}).get(step, [])
 
     def one_to_one(self, task: Task) -> list[Task]:
-        """Return the task and the tasks that ``for_each`` ties to it, nearest first: parents, then
-        children.
-        """
+        """Return the task and the tasks that ``for_each`` ties to it, nearest first: parents, then children."""
         found = [task]
         current: Task | None = task
         while current is not None:
@@ -325,10 +345,6 @@ class StudyData:
                 if self._is(need, parent):
                     found.setdefault(need, []).append(task)
         return found
-
-    @cached_property
-    def _above(self) -> dict[str, tuple[str, ...]]:
-        return {}
 
     def _ancestors(self, key: str) -> tuple[str, ...]:
         known = self._above.get(key)

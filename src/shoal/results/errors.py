@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 from shoal.errors import UsageError
+from shoal.study import problems
 
 __all__ = ["ResultError", "did_you_mean"]
 
@@ -25,10 +25,4 @@ def did_you_mean(name: str, known: Iterable[str], what: str) -> str:
         known: the names that exist.
         what: plural noun for them, such as ``"axes"``.
     """
-    names = list(dict.fromkeys(known))
-    if not names:
-        return f"There are no {what} yet."
-    near = get_close_matches(name, names, n=1, cutoff=0.5)
-    listed = ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-    hint = f"Known {what}: {listed}."
-    return f"{hint} Did you mean {near[0]}?" if near else hint
+    return problems.did_you_mean(name, known, f"Known {what}", "%s") or f"There are no {what} yet."

@@ -17,7 +17,7 @@ from shoal.results.usage import Usage, usage_summary
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["StudyResults", "report_tables"]
+__all__ = ["StudyResults", "load", "report_tables", "varying_axes"]
 
 _FIXED = ("task", "step", "state", "seconds", "gpu_hours", "attempts")
 
@@ -110,36 +110,18 @@ class StudyResults:
         return frame
 
     def attempts(self) -> pd.DataFrame:
-        """Return one row an attempt: where and when it ran, what became of it, what it used; times in UTC,
-        lengths in seconds.
-        """
+        """Return one row an attempt: where and when it ran, what became of it, what it used; times in UTC, lengths in seconds."""
         import pandas as pd
 
         names = ["task", "step", "attempt", "executor", "state", "outcome", "failure", "message", "host"]
         names += ["device", "gpus", "cpus", "queued", "started", "ended", "queue_seconds", "pull_seconds"]
-        names += [
-            "prepare_seconds",
-            "run_seconds",
-            "wasted_seconds",
-            "gpu_mean",
-            "gpu_memory_peak",
-            "cpu_mean",
-            "memory_peak",
-        ]
+        used = ["gpu_mean", "gpu_memory_peak", "cpu_mean", "memory_peak"]
+        names += ["prepare_seconds", "run_seconds", "wasted_seconds", *used]
         rows = []
         for a in self.data.attempts():
             failure = a.failure or {}
-            use = [a.usage.get(k) for k in ("gpu_mean", "gpu_memory_peak", "cpu_mean", "memory_peak")]
-            what = [
-                a.state,
-                a.outcome,
-                failure.get("class"),
-                failure.get("message"),
-                a.host,
-                a.device,
-                a.gpus,
-                a.cpus,
-            ]
+            use = [a.usage.get(name) for name in used]
+            what = [a.state, a.outcome, failure.get("class"), failure.get("message"), a.host, a.device, a.gpus, a.cpus]
             times = [a.queued, a.started, a.ended, a.queue_seconds, a.pull_seconds, a.prepare_seconds]
             times += [a.run_seconds, a.wasted_seconds]
             rows.append([a.task, a.step, a.number, a.executor, *what, *times, *use])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from shoal.errors import StudyError, UsageError
 from shoal.results.data import StudyData
 from shoal.store.index import read_json
-from shoal.store.place import find_store
+from shoal.store.place import find_store, other_file
 
 if TYPE_CHECKING:
     from shoal.study import Study
@@ -35,7 +35,7 @@ def locate(file: Path, store: str | None) -> tuple[Path, Study]:
             f"nothing of study {study.study!r} has been run yet ({folder} holds no results)",
             hint=f"Start with: shoal run {shlex.quote(str(file))}",
         )
-    if last and last.get("file") == file.name and (last.get("profile") or last.get("set")):
+    if last and other_file(last.get("file"), file) is None and (last.get("profile") or last.get("set")):
         with contextlib.suppress(StudyError):  # the profile, or what was overridden, may have gone since
             study = load_study(file, profile=last.get("profile"), overrides=last.get("set") or ())
     return folder, study

@@ -13,7 +13,7 @@ from typing import Any
 from shoal.results.data import StudyData, Task
 from shoal.results.errors import ResultError, did_you_mean
 
-__all__ = ["MetricRef", "find_metric", "metric_names", "metric_value"]
+__all__ = ["MetricRef", "find_metric", "metric_names", "metric_value", "number"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from shoal.results.data import Attempt, StudyData
+from shoal.results.data import Attempt, StudyData, finite
 from shoal.results.read import read_usage_samples
 from shoal.store.index import read_json
 from shoal.units import UnitError, format_size, parse_size
@@ -119,11 +119,11 @@ def _used(attempt: Attempt, usage: Mapping[str, Any], *, running: bool) -> Used:
         attempt.task,
         running,
         gpus=attempt.gpus // each,
-        gpu=_known(usage.get("gpu_mean")),
+        gpu=finite(usage.get("gpu_mean")),
         cores=attempt.cpus / each if attempt.resources.get("cpu") else 0.0,
-        cpu=_known(usage.get("cpu_mean")),
+        cpu=finite(usage.get("cpu_mean")),
         asked=asked,
-        memory=_known(usage.get("memory_peak")),
+        memory=finite(usage.get("memory_peak")),
     )
 
 
@@ -131,7 +131,7 @@ def _of_samples(attempt: Attempt) -> dict[str, float | None]:
     samples = list(read_usage_samples(attempt.folder))[-_SAMPLES:]
 
     def mean(values: list[Any]) -> float | None:
-        known = [float(value) for value in values if _known(value) is not None]
+        known = [number for value in values if (number := finite(value)) is not None]
         return statistics.fmean(known) if known else None
 
     gpus = [gpu.get("use") for sample in samples for gpu in sample.get("gpus") or () if isinstance(gpu, dict)]
@@ -225,7 +225,3 @@ def _they(ones: list[Used]) -> str:
 
 def _tasks(count: int, step: str) -> str:
     return f"{count} task{'s' if count != 1 else ''} of {step}"
-
-
-def _known(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

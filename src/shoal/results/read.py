@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import time
 from collections.abc import Iterator
@@ -17,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from shoal.errors import StoreError, UsageError
-from shoal.results.data import Attempt, StepInfo, StudyData, Task
+from shoal.results.data import Attempt, StepInfo, StudyData, Task, finite
 from shoal.store.index import AttemptRecord, Snapshot, TaskRecord, read_json
 from shoal.store.layout import StudyStore
-from shoal.store.state import ALIVE_SECONDS
+from shoal.store.state import alive
 
 __all__ = ["find_study", "parse_time", "read_curves", "read_store", "read_usage_samples"]
 
@@ -107,10 +106,8 @@ def read_curves(folder: Path) -> Iterator[tuple[int, float | None, float | None,
         for line in _json_lines(folder / "attempts" / str(number) / "metrics.jsonl"):
             metrics = line.get("metrics")
             if isinstance(metrics, dict):
-                step = line.get("step")
-                kept = {str(k): float(v) for k, v in metrics.items() if _is_finite(v)}
-                at = float(step) if _is_finite(step) and step is not None else None
-                yield number, parse_time(line.get("time")), at, kept
+                kept = {str(name): value for name, one in metrics.items() if (value := finite(one)) is not None}
+                yield number, parse_time(line.get("time")), finite(line.get("step")), kept
 
 
 def read_usage_samples(attempt_folder: Path) -> Iterator[dict[str, Any]]:
@@ -161,8 +158,7 @@ def _fill(task: Task, record: TaskRecord, given: dict[str, Any], problems: list[
         last = task.attempts[-1]
         if last.state == "running":
             # Without a sign of life its agent is gone, and a next run starts the task again.
-            alive = record.last is not None and time.time() - (record.last.heartbeat or 0) < ALIVE_SECONDS
-            task.state = "running" if alive else "waiting"
+            task.state = "running" if alive(record, time.time()) else "waiting"
         elif last.outcome == "failed":
             task.state = "cancelled" if (last.failure or {}).get("class") == "cancelled" else "failed"
         elif last.outcome == "succeeded":
@@ -194,14 +190,13 @@ def _attempt(task: Task, record: AttemptRecord, given: dict[str, Any]) -> Attemp
         devices=[d for d in devices if isinstance(d, dict)] if isinstance(devices, list) else [],
         failure=failure if isinstance(failure, dict) else None,
         usage=usage if isinstance(usage, dict) else {},
-        lost_seconds=float(raw["lost_seconds"]) if _is_finite(raw.get("lost_seconds")) else None,
+        lost_seconds=finite(raw.get("lost_seconds")),
         resources=_resources(folder, given),
     )
 
 
 def _resources(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
-    # The plan has them as written in the study; only a template ("{gpus}") has to be looked up attempt by
-    # attempt.
+    # The plan has them as written in the study; only a template ("{gpus}") has to be looked up attempt by attempt.
     if not any(isinstance(value, str) and "{" in value for value in given.values()):
         return given
     found = (read_json(folder / "spec.json") or {}).get("resources")
@@ -235,7 +230,3 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
                 continue
             if isinstance(found, dict):
                 yield found
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from shoal.results.data import Attempt, StudyData, show_value
+from shoal.results.data import Attempt, StudyData, finite, show_value
 from shoal.results.errors import ResultError, did_you_mean
 from shoal.results.tables import names_of
 
@@ -98,8 +98,7 @@ def usage_summary(data: StudyData, by: str | Sequence[str] | None = None) -> Usa
 
     Args:
         data: the study.
-        by: axes to group by, besides step and device; by default the rows of the first table of the
-            report, or ``model``.
+        by: axes to group by, besides step and device; by default the rows of the report's first table, or ``model``.
 
     Raises:
         ResultError: no step has such an axis.
@@ -135,9 +134,7 @@ def usage_summary(data: StudyData, by: str | Sequence[str] | None = None) -> Usa
 
 
 def busy_hours(attempts: Iterable[Attempt]) -> float:
-    """Return hours in which at least one of the attempts was queued or running; pauses between runs do not
-    count.
-    """
+    """Return hours in which at least one of the attempts was queued or running; pauses between runs do not count."""
     spans = []
     for attempt in attempts:
         start = attempt.queued if attempt.queued is not None else attempt.started
@@ -179,13 +176,13 @@ def _sum(name: str, attempts: list[Attempt]) -> Hours:
         found.gpu += run * attempt.gpus
         found.gpu_wasted += lost * attempt.gpus
         found.cpu += run * attempt.cpus
-        use = attempt.usage
-        if attempt.gpus and _known(use.get("gpu_mean")):
-            gpu_use.append((float(use["gpu_mean"]), run))
-        if attempt.cpus and _known(use.get("cpu_mean")):
-            cpu_use.append((float(use["cpu_mean"]) / attempt.cpus, run))
-        if _known(use.get("memory_peak")):
-            found.memory_peak = max(found.memory_peak or 0.0, float(use["memory_peak"]))
+        gpu, cpu, memory = (finite(attempt.usage.get(name)) for name in ("gpu_mean", "cpu_mean", "memory_peak"))
+        if attempt.gpus and gpu is not None:
+            gpu_use.append((gpu, run))
+        if attempt.cpus and cpu is not None:
+            cpu_use.append((cpu / attempt.cpus, run))
+        if memory is not None:
+            found.memory_peak = max(found.memory_peak or 0.0, memory)
     found.gpu_use = weighted_median(gpu_use)
     found.cpu_use = weighted_median(cpu_use)
     return found
@@ -204,7 +201,3 @@ def weighted_median(pairs: list[tuple[float, float]]) -> float | None:
         if below >= half:
             return value
     return max(pairs)[0]
-
-
-def _known(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

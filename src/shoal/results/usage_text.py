@@ -9,7 +9,7 @@ from shoal.results.formats import narrow_table
 from shoal.units import format_size
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
     from rich.table import Table as RichTable
 
     from shoal.results.usage import Hours, Usage
@@ -60,33 +60,55 @@ def usage_rich(usage: Usage) -> RenderableType:
     from rich.text import Text
 
     parts: list[RenderableType] = [Text(headline(usage)), Text("")]
-    parts += [_table(name, groups) for name, groups in usage.by.items() if groups]
+    parts += [_Hours(name, groups) for name, groups in usage.by.items() if groups]
     parts += [Text(f"advice  {text}") for text in usage.advice]
     return Group(*parts)
 
 
-def _table(name: str, groups: list[Hours]) -> RichTable:
-    from rich.text import Text
+class _Hours:
+    """A table of groups; where the console is too narrow for all of its columns, several, one below the other."""
 
-    gpu, pull = any(g.gpu for g in groups), any(g.pull for g in groups)
-    heads = [
-        "tasks",
-        "attempts",
-        "queued",
-        *(["image"] if pull else []),
-        "run",
-        "wasted",
-        *(["GPU-h", "GPU use"] if gpu else []),
-        "CPU-h",
-        "memory",
-    ]
-    lines = []
-    for g in groups:
-        cells = [f"{g.tasks:,}", f"{g.attempts:,}", duration(g.queue)]
-        cells += [duration(g.pull)] if pull else []
-        cells += [duration(g.run), duration(g.wasted)]
-        if gpu:
-            cells += [amount(g.gpu), "" if g.gpu_use is None else f"{g.gpu_use:.0%}"]
-        cells += [amount(g.cpu), "" if g.memory_peak is None else format_size(g.memory_peak)]
-        lines.append([Text(cell) for cell in (g.name, *cells)])
-    return narrow_table([f"by {name}"], heads, lines)
+    def __init__(self, name: str, groups: list[Hours]) -> None:
+        self._name, self._groups = name, groups
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.measure import Measurement
+
+        def fits(columns: dict[str, list[str]]) -> bool:
+            least = Measurement.get(console, options.update(width=10_000), self._table(columns)).minimum
+            return least <= options.max_width
+
+        time, held = _columns(self._groups)
+        for columns in [{**time, **held}] if fits({**time, **held}) else [time, held]:
+            part: dict[str, list[str]] = {}
+            for head, cells in columns.items():
+                if part and not fits({**part, head: cells}):
+                    yield self._table(part)
+                    part = {}
+                part[head] = cells
+            yield self._table(part)
+
+    def _table(self, columns: dict[str, list[str]]) -> RichTable:
+        from rich.text import Text
+
+        lines = zip([group.name for group in self._groups], *columns.values(), strict=True)
+        return narrow_table([f"by {self._name}"], list(columns), [[Text(cell) for cell in line] for line in lines])
+
+
+def _columns(groups: list[Hours]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Head to cells: of tasks and their time, and of what they held and used."""
+    time = {
+        "tasks": [f"{g.tasks:,}" for g in groups],
+        "attempts": [f"{g.attempts:,}" for g in groups],
+        "queued": [duration(g.queue) for g in groups],
+    }
+    if any(g.pull for g in groups):
+        time["image"] = [duration(g.pull) for g in groups]
+    time |= {"run": [duration(g.run) for g in groups], "wasted": [duration(g.wasted) for g in groups]}
+    held: dict[str, list[str]] = {}
+    if any(g.gpu for g in groups):
+        held["GPU-h"] = [amount(g.gpu) for g in groups]
+        held["GPU use"] = ["" if g.gpu_use is None else f"{g.gpu_use:.0%}" for g in groups]
+    held["CPU-h"] = [amount(g.cpu) for g in groups]
+    held["memory"] = ["" if g.memory_peak is None else format_size(g.memory_peak) for g in groups]
+    return time, held
