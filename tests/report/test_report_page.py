@@ -97,7 +97,7 @@ def test_search_sort_and_pages(tmp_path: Path, page: Page) -> None:
     assert states == ["failed"] * failed
 
 
-def test_works_by_keyboard_and_says_on_paper_what_it_leaves_out(tmp_path: Path, page: Page) -> None:
+def test_works_by_keyboard_and_prints_all_trials_or_says_what_is_left_out(tmp_path: Path, page: Page) -> None:
     page.open(write_report(make_store(tmp_path, trials=48), tmp_path / "report.html"))
     focused = "document.activeElement.closest('th, tr')"
     for chosen in ("th button", "tbody tr"):
@@ -113,6 +113,12 @@ def test_works_by_keyboard_and_says_on_paper_what_it_leaves_out(tmp_path: Path, 
     page.call("Emulation.setEmulatedMedia", media="print")
     assert page.js(note) == "block"
     assert "Printed are 15 of 48 trials" in page.js("document.getElementById('list-printed').textContent")
+    page.call("Emulation.setEmulatedMedia", media="")
+    rows = "document.querySelectorAll('#list tbody tr').length"
+    page.js(f"addEventListener('beforeprint', () => {{ window.printed = {rows}; }})")
+    page.call("Page.printToPDF")
+    assert page.js("window.printed") == 48, "on paper nobody can turn to the next page"
+    assert page.js(rows) == 15
 
 
 def test_a_winner_with_fewer_seeds_than_planned_says_so(tmp_path: Path) -> None:

@@ -16,9 +16,7 @@ _BINS = 44
 
 
 def effect_chart(trials: Trials, effect: Effect, digits: int) -> Spec:
-    """Distribution of the objective at each value of one axis: quartile box, median, and every trial or a
-    histogram.
-    """
+    """Distribution of the objective at each value of one axis: quartile box, median, and every trial or a histogram."""
     known = [(i, v) for i, v in enumerate(trials.values) if v is not None]
     span = domain([v for _, v in known])
     place = {k: effect.axis.labels[k] for k in effect.order}
@@ -99,7 +97,9 @@ def _histogram(
         bin_ = min(_BINS - 1, int((value - span[0]) / width))
         key = effect.axis.of[i], bin_
         counts[key] = counts.get(key, 0) + 1
-    top = {k: max(c for (v, _), c in counts.items() if v == k) for k in place if any(v == k for v, _ in counts)}
+    top: dict[int, int] = {}
+    for (k, _), count in counts.items():
+        top[k] = max(top.get(k, 0), count)
     rows = [
         {"v": place[k], "a": span[0] + b * width, "b": span[0] + (b + 1) * width, "k": c, "o": 0.08 + 0.72 * c / top[k]}
         for (k, b), c in counts.items()
@@ -188,9 +188,7 @@ def interaction_chart(trials: Trials, found: Interaction, digits: int) -> Spec:
 
 
 def parallel_chart(trials: Trials, found: list[Effect], digits: int, most: int = 260) -> tuple[Spec, int] | None:
-    """One line a configuration through its value on every axis, to the objective; and how many lines there
-    are.
-    """
+    """One line a configuration through its value on every axis, to the objective; and how many lines there are."""
     axes = [e.axis for e in found if e.axis.name != "seed"][:9]
     if len(axes) < 2:
         return None
@@ -246,8 +244,7 @@ def parallel_chart(trials: Trials, found: list[Effect], digits: int, most: int =
                 "mark": {"type": "line", "strokeCap": "round"},
                 "encoding": {
                     "detail": {"field": "t"},
-                    # The best are strong and thick, the others faint and thin: no colour is needed to tell
-                    # them.
+                    # The best are strong and thick, the others faint and thin: no colour is needed to tell them.
                     "opacity": {
                         "condition": {"test": FADED, "value": 0.025},
                         "field": "g",

@@ -90,9 +90,7 @@ def collect_curves(data: StudyData, trials: Trials) -> Curves:
 
 
 def read_series(task: Task) -> dict[str, tuple[list[float], list[float]]]:
-    """Return each metric's points of a task, in order; where a later attempt repeats a step, its value
-    counts.
-    """
+    """Return each metric's points of a task, in order; where a later attempt repeats a step, its value counts."""
     points: dict[str, dict[float, float]] = {}
     for _, _, at, values in read_curves(task.folder):
         for name, value in values.items():

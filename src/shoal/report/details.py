@@ -5,14 +5,13 @@ The page knows nothing of what they mean. What a file holds beyond the limits, o
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from shoal.report.trials import Trials
 from shoal.results import StudyData
-from shoal.results.data import Task
+from shoal.results.data import Task, finite
 from shoal.store.index import read_json
 
 __all__ = ["Details", "collect_details"]
@@ -106,15 +105,13 @@ def _table(title: str, one: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _is_point(point: Any) -> bool:
-    return isinstance(point, list) and len(point) == 2 and all(_is_number(value) for value in point)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(point, list) and len(point) == 2 and all(finite(value) is not None for value in point)
 
 
 def _cell(value: Any) -> float | str | None:
-    return _short(value) if _is_number(value) else None if value is None or isinstance(value, float) else _text(value)
+    if finite(value) is not None:
+        return _short(value)
+    return None if value is None or isinstance(value, float) else _text(value)
 
 
 def _text(value: Any) -> str:

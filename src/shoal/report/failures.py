@@ -1,6 +1,4 @@
-"""What failed, grouped: one sentence for each kind, what its trials have in common, and the decisive
-lines.
-"""
+"""What failed, grouped: one sentence for each kind, what its trials have in common, and the decisive lines."""
 
 from __future__ import annotations
 
@@ -96,9 +94,7 @@ def _lines(found: object) -> list[str]:
 
 
 def _common(data: StudyData, group: FailureGroup) -> list[str]:
-    """Name what sets these tasks apart: ``batch_size 16``, when all of them have it and many others do
-    not.
-    """
+    """Name what sets these tasks apart: ``batch_size 16``, when all of them have it and many others do not."""
     if len(group.tasks) < 2 or group.kind in ("preempted", "node-lost", "cancelled"):
         return []
     everyone = data.of_step(group.step)

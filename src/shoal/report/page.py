@@ -21,6 +21,7 @@ from shoal.report.failures import group_failures
 from shoal.report.payload import (
     chart_specs,
     colour_axis,
+    curve_labels,
     curves_json,
     pictures_json,
     table_cells,
@@ -46,7 +47,7 @@ _EXPOSE = "window.vegaEmbed = vegaEmbed;"
 
 
 def write_report(study: StudyData | Path | str, path: Path | str) -> Path:
-    """Write the report of a study as one HTML file.
+    """Write the report of a study as one HTML file that opens from disk and fetches nothing.
 
     Args:
         study: what :func:`shoal.results.read_store` gave, or the folder of a study in the store.
@@ -79,7 +80,7 @@ def write_report(study: StudyData | Path | str, path: Path | str) -> Path:
                 Path(file.name).unlink(missing_ok=True)
                 raise
     except OSError as error:
-        hint = "Write it elsewhere: shoal report STUDY --out FILE."
+        hint = "Write it elsewhere: shoal report STUDY -o FILE"
         raise StoreError(f"the report cannot be written ({error.strerror})", path=path, hint=hint) from None
     return path
 
@@ -106,11 +107,12 @@ def render_report(data: StudyData, runtime: Any = None) -> str:
     pictures = collect_pictures(data, trials, tops)
     details = collect_details(data, trials, tops)
     scatters = collect_scatters(data, trials)
-    specs, configurations = chart_specs(trials, found, pair, curves, timeline, trials.ref)
+    specs, configurations = chart_specs(trials, found, pair, curves, timeline)
     specs |= {f"scatter-{n}": s.spec for n, s in enumerate(scatters) if s.spec}
     if any(own["curves"] for own in details.trials.values()):
         specs["detail"] = detail_chart()
     failures = group_failures(data, trials)
+    coloured = colour_axis(trials)
     payload = {
         "study": data.study,
         "trials": trials_json(data, trials),
@@ -126,8 +128,8 @@ def render_report(data: StudyData, runtime: Any = None) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(amount=amount)
-    environment.filters.update(hours=duration, size=format_size, percent=lambda v: f"{v:.0%}", count=lambda v: f"{v:,}")
+    environment.filters.update(amount=amount, hours=duration, size=format_size)
+    environment.filters.update(percent=lambda share: f"{share:.0%}", count=lambda number: f"{number:,}")
     return environment.from_string(_asset("template.html.j2")).render(
         data=data,
         title=data.title or data.study,
@@ -145,8 +147,8 @@ def render_report(data: StudyData, runtime: Any = None) -> str:
         charts=specs,
         curves=curves,
         curve_note=_curve_note(curves, trials),
-        colour=trials.axes[colour_axis(trials)].name if colour_axis(trials) >= 0 else "",
-        colours=trials.axes[colour_axis(trials)].labels if colour_axis(trials) >= 0 else [],
+        colour=trials.axes[coloured].name if coloured >= 0 else "",
+        colours=curve_labels(trials),
         scatters=scatters,
         details=details,
         pictures=pictures,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from shoal.report.charts import effect_chart, interaction_chart, parallel_chart
@@ -15,7 +16,8 @@ from shoal.report.timeline import Timeline
 from shoal.report.trials import Trials
 from shoal.report.vega import Spec
 from shoal.results import StudyData, Table
-from shoal.results.metrics import MetricRef, metric_names, number
+from shoal.results.data import Task, finite
+from shoal.results.metrics import metric_names, number
 from shoal.results.tables import Key, digits_for
 
 __all__ = ["chart_specs", "curves_json", "pictures_json", "table_cells", "to_script", "trials_json"]
@@ -37,10 +39,10 @@ def trials_json(data: StudyData, trials: Trials) -> dict[str, Any]:
     shown = [n for n in names if trials.ref is None or n != trials.ref.name or trials.ref.step != trials.step]
     metrics = []
     for name in shown[:_METRICS]:
-        values = [_finite(number(t.metrics.get(name))) for t in trials.tasks]
+        values = [finite(number(t.metrics.get(name))) for t in trials.tasks]
         digits = digits_for(v for v in values if v is not None)
         metrics.append({"name": name, "values": [_round(v) for v in values], "digits": digits})
-    hours = [t.gpu_hours for t in (_with_family(data, trials))]
+    costs = [_cost(data, trial) for trial in trials.tasks]
     return {
         "step": trials.step,
         "label": trials.label,
@@ -54,9 +56,9 @@ def trials_json(data: StudyData, trials: Trials) -> dict[str, Any]:
         "axes": [{"name": a.name, "labels": a.labels, "of": a.of, "numeric": a.numeric} for a in trials.axes],
         "metrics": metrics,
         "moreMetrics": max(0, len(shown) - _METRICS),
-        "seconds": [_round(t.run_hours * 3600) for t in _with_family(data, trials)],
-        "gpuHours": [_round(h) for h in hours] if any(hours) else [],
-        "attempts": [t.attempts for t in _with_family(data, trials)],
+        "seconds": [_round(cost.run_hours * 3600) for cost in costs],
+        "gpuHours": [_round(cost.gpu_hours) for cost in costs] if any(cost.gpu_hours for cost in costs) else [],
+        "attempts": [cost.attempts for cost in costs],
     }
 
 
@@ -69,27 +71,21 @@ def _leaders(trials: Trials) -> list[int]:
     return leaders
 
 
-class _Sum:
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    gpu_hours: float
+    run_hours: float
+    attempts: int
+
+
+def _cost(data: StudyData, trial: Task) -> _Cost:
     """What a trial cost together with the tasks that ``for_each`` ties to it."""
-
-    __slots__ = ("attempts", "gpu_hours", "run_hours")
-
-    def __init__(self, gpu_hours: float, run_hours: float, attempts: int) -> None:
-        self.gpu_hours, self.run_hours, self.attempts = gpu_hours, run_hours, attempts
-
-
-def _with_family(data: StudyData, trials: Trials) -> list[_Sum]:
-    found = []
-    for trial in trials.tasks:
-        family = data.one_to_one(trial)
-        found.append(
-            _Sum(
-                sum(t.gpu_hours for t in family),
-                sum(t.run_hours for t in family),
-                sum(len(t.attempts) for t in family),
-            )
-        )
-    return found
+    family = data.one_to_one(trial)
+    return _Cost(
+        sum(task.gpu_hours for task in family),
+        sum(task.run_hours for task in family),
+        sum(len(task.attempts) for task in family),
+    )
 
 
 def table_cells(trials: Trials, table: Table) -> list[list[list[int]]]:
@@ -149,13 +145,12 @@ def chart_specs(
     pair: Interaction | None,
     curves: Curves,
     timeline: Timeline,
-    ref: MetricRef | None,
 ) -> tuple[dict[str, Spec], int]:
     """Return all charts by the name of their place on the page, and how many configurations the parallel one stands for."""
     digits = value_digits(trials)
     specs: dict[str, Spec] = {}
     configurations = 0
-    if ref is not None:
+    if trials.ref is not None:
         for i, effect in enumerate(found):
             specs[f"effect-{i}"] = effect_chart(trials, effect, digits)
         if pair:
@@ -179,10 +174,6 @@ def _span(values: list[float]) -> list[float]:
     low, high = quantile(values, 0.005), quantile(values, 0.995)
     room = (high - low) * 0.15 or abs(high) * 0.05 or 1.0
     return [max(values[0], low - room), min(values[-1], high + room)] if values[0] < values[-1] else [low - 1, high + 1]
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and abs(value) < float("inf") else None
 
 
 def _round(value: float | None) -> float | None:

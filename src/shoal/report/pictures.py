@@ -14,7 +14,7 @@ from typing import Any
 
 from shoal.report.trials import Trials
 from shoal.results import StudyData
-from shoal.results.data import Task
+from shoal.results.data import Task, finite
 from shoal.store.index import read_json
 
 __all__ = ["Pictures", "collect_pictures"]
@@ -135,9 +135,8 @@ def _describe(shown: Pictures, folders: dict[int, Path], wanted: list[int], name
         for name in names:
             note = notes.get(name)
             if isinstance(note, dict):
-                score = note.get("score")
-                if isinstance(score, int | float) and not isinstance(score, bool):
-                    shown.scores.setdefault(i, {})[name] = float(score)
+                if (score := finite(note.get("score"))) is not None:
+                    shown.scores.setdefault(i, {})[name] = score
                     shown.metric = str(note.get("metric") or shown.metric)
                 for key, found in texts.items():
                     if isinstance(note.get(key), str):
@@ -188,11 +187,9 @@ def _embed(file: Path) -> tuple[str, str] | None:
 
 
 def _smaller(content: bytes, kind: str) -> tuple[bytes, str]:
-    """Scale a picture down to what the page shows; without Pillow, or for what it cannot read, leave it."""
-    try:
-        from PIL import Image
-    except ImportError:
-        return content, kind
+    """Scale a picture down to what the page shows; what cannot be read is left as it is."""
+    from PIL import Image
+
     try:
         with Image.open(io.BytesIO(content)) as opened:
             image: Image.Image = opened

@@ -5,7 +5,7 @@
   const count = trials.ids.length;
   const $ = (id) => document.getElementById(id);
   const SYMBOLS = ["done", "running", "failed", "cancelled", "waiting"];
-  const PAGE = 15;
+  const PAGE = 15, PRINTED = 1000;
 
   /* The one selection that everything follows: a set of trials, and in words what they are. */
   let picked = new Set();
@@ -107,7 +107,7 @@
   columns.push({ head: "task", key: (i) => trials.ids[i], text: (i) => trials.ids[i], left: true, id: true });
 
   let sort = { column: columns.findIndex((c) => c.main), down: trials.goal !== "min" };
-  let page = 0;
+  let page = 0, printing = false;
   let words = [];
   const haystack = [];
   function matches(i) {
@@ -133,6 +133,7 @@
     const list = ordered();
     const pages = Math.max(1, Math.ceil(list.length / PAGE));
     page = Math.min(page, pages - 1);
+    const drawn = printing ? list.slice(0, PRINTED) : list.slice(page * PAGE, (page + 1) * PAGE);
     $("list").tHead.replaceChildren(element("tr", {}, ...columns.map((column, k) => {
       const button = element("button", { type: "button", text: column.head });
       button.addEventListener("click", () => {
@@ -143,7 +144,7 @@
       const sorted = sort.column === k ? (sort.down ? "descending" : "ascending") : "none";
       return element("th", { scope: "col", class: column.left ? "text" : "", "aria-sort": sorted }, button);
     })));
-    $("list").tBodies[0].replaceChildren(...list.slice(page * PAGE, (page + 1) * PAGE).map((i) => {
+    $("list").tBodies[0].replaceChildren(...drawn.map((i) => {
       const row = element("tr", { tabindex: "0", "data-trial": i, "aria-selected": String(picked.has(i) && !filter) }, ...columns.map((column) => {
         if (column.state) return element("td", { class: "text" }, element("span", { class: `state s-${trials.states[i]}`, text: column.text(i) }));
         const cell = element("td", { class: (column.left ? "text" : "") + (column.id ? " id" : "") });
@@ -168,7 +169,7 @@
     $("prev").hidden = $("next").hidden = pages === 1;
     $("prev").disabled = page === 0;
     $("next").disabled = page === pages - 1;
-    $("list-printed").textContent = pages > 1 ? `Printed are ${Math.min(PAGE, list.length - page * PAGE)} of ${plural(list.length)}; all of them: shoal results STUDY --tasks --format csv` : "";
+    $("list-printed").textContent = drawn.length < list.length ? `Printed are ${drawn.length} of ${plural(list.length)}; all of them: shoal results STUDY --tasks --format csv` : "";
     const notes = [];
     if (trials.moreMetrics) notes.push(`${trials.moreMetrics} more metrics are in shoal results.`);
     if (trials.attempts.some((a) => a)) notes.push("Run time and hours include the tasks that belong to the trial alone.");
@@ -182,6 +183,7 @@
     });
     $("prev").addEventListener("click", () => { page--; drawList(); });
     $("next").addEventListener("click", () => { page++; drawList(); });
+    for (const [event, now] of [["beforeprint", true], ["afterprint", false]]) window.addEventListener(event, () => { printing = now; drawList(); });
   }
   $("clear").addEventListener("click", clear);
   document.addEventListener("keydown", (event) => { if (event.key === "Escape" && (picked.size || filter)) clear(); });

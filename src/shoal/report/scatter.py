@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from shoal.report.trials import Axis, Trials
+from shoal.report.trials import Axis, Trials, finite_values
 from shoal.report.vega import ACCENT, CATEGORIES, CHOSEN, DASHES, FADED, INK, PICKED, Spec, axis, named, spec
 from shoal.results import ResultError, StudyData
-from shoal.results.metrics import find_metric, metric_value
+from shoal.results.metrics import find_metric
 
 __all__ = ["Scatter", "collect_scatters", "detail_chart"]
 
@@ -38,7 +38,7 @@ def _scatter(data: StudyData, trials: Trials, asked: dict[str, Any]) -> Scatter:
     upwards = str(asked.get("y") or trials.label)
     title = str(asked.get("title") or f"{across} and {upwards}")
     try:
-        values = [_finite(data, trials, name) for name in (across, upwards)]
+        values = [finite_values(data, trials.tasks, find_metric(data, name)) for name in (across, upwards)]
     except ResultError as error:
         return Scatter(title, "", None, str(error))
     known = [i for i, (x, y) in enumerate(zip(*values, strict=True)) if x is not None and y is not None]
@@ -93,12 +93,6 @@ def _wanted(rows: list[dict[str, Any]], down: bool) -> list[int]:
     order = sorted(places, key=lambda k: (k not in foremost, k not in first))
     rank = {k: place for place, k in enumerate(order)}
     return [rank[k] for k in range(len(rows))]
-
-
-def _finite(data: StudyData, trials: Trials, name: str) -> list[float | None]:
-    ref = find_metric(data, name)
-    found = [metric_value(data, task, ref) for task in trials.tasks]
-    return [v if v is not None and math.isfinite(v) else None for v in found]
 
 
 def _label(one: Axis | None, trial: int) -> str:

@@ -1,6 +1,4 @@
-"""The first lines of a report: what was compared, what came out, how far it is, what it cost. Made from
-the data.
-"""
+"""The first lines of a report: what was compared, what came out, how far it is, what it cost. Made from the data."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from shoal.results.data import STATES, duration
 from shoal.results.tables import digits_for
 from shoal.results.usage_text import waited
 
-__all__ = ["compared", "cost_line", "outcome", "progress", "value_digits"]
+__all__ = ["compared", "cost_line", "outcome", "progress", "state_counts", "value_digits"]
 
 
 def value_digits(trials: Trials) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -82,9 +82,7 @@ def _bar(
 
 
 def _lanes(attempts: list[Attempt]) -> dict[int, str]:
-    """Give each attempt a lane: host and GPUs; where that is not enough to keep bars apart, numbered
-    slots.
-    """
+    """Give each attempt a lane: host and GPUs; where that is not enough to keep bars apart, numbered slots."""
     free: dict[str, list[float]] = {}
     places: dict[int, tuple[str, int]] = {}
     for attempt in attempts:
@@ -125,13 +123,5 @@ def _start(attempt: Attempt) -> float:
 
 
 def _natural(text: str) -> list[tuple[int, int, str]]:
-    parts: list[tuple[int, int, str]] = []
-    for word in _words(text):
-        parts.append((0, int(word), "") if word.isdecimal() else (1, 0, word))
-    return parts
-
-
-def _words(text: str) -> Iterable[str]:
-    import re
-
-    return (w for w in re.split(r"(\d+)", text) if w)
+    words = (word for word in re.split(r"(\d+)", text) if word)
+    return [(0, int(word), "") if word.isdecimal() else (1, 0, word) for word in words]

@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from dataclasses import dataclass, field
 
 from shoal.results import ResultError, StudyData
-from shoal.results.data import Objective, Task, show_value, value_key
+from shoal.results.data import Objective, Task, finite, show_value, value_key
 from shoal.results.frame import varying_axes
 from shoal.results.metrics import MetricRef, find_metric, metric_names, metric_value
 
-__all__ = ["Axis", "Trials", "find_trials"]
+__all__ = ["Axis", "Trials", "find_trials", "finite_values"]
 
 
 @dataclass(slots=True)
 class Axis:
-    """An axis that varies: its values in plan order, and for each trial the index of its value (-1 for
-    none).
+    """An axis that varies: its values in plan order, and for each trial the index of its value (-1 for none).
+
+    Attributes:
+        numeric: whether all values are numbers.
     """
 
     name: str
     labels: list[str]
     raw: list[object]
     of: list[int]
+    numeric: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in self.raw)
 
     def part(self, label: str) -> str:
         """Return a value so that it can stand alone: ``true`` or ``0.1`` says nothing, ``unet`` does."""
         return f"{self.name} {label}" if self.numeric or label in ("true", "false", "none") else label
-
-    @property
-    def numeric(self) -> bool:
-        """Whether all values are numbers."""
-        return all(isinstance(v, int | float) and not isinstance(v, bool) for v in self.raw)
 
 
 @dataclass
@@ -112,9 +112,7 @@ class Trials:
 
 
 def find_trials(data: StudyData) -> Trials:
-    """Find the trials: tasks of the step that reports the objective, else of the last step that is no
-    gate.
-    """
+    """Find the trials: tasks of the step that reports the objective, else of the last step that is no gate."""
     objective: Objective | None = data.objective
     ref: MetricRef | None = None
     trouble = ""
@@ -140,7 +138,7 @@ def find_trials(data: StudyData) -> Trials:
             trouble = str(error)
     step = ref.step if ref else _last_step(data)
     tasks = data.of_step(step)
-    values = _finite(data, tasks, ref)
+    values = finite_values(data, tasks, ref)
     varying = varying_axes(data, step)
     axes, followers = _leaders([_axis(name, tasks) for name in varying])
     fixed = {k: show_value(v) for t in tasks[:1] for k, v in t.params.items() if k not in varying}
@@ -158,17 +156,20 @@ def find_trials(data: StudyData) -> Trials:
         trouble=trouble,
         by=by,
         by_goal=objective.by_goal if objective else "max",
-        by_values=_finite(data, tasks, by),
+        by_values=finite_values(data, tasks, by),
         index={t.id: i for i, t in enumerate(tasks)},
     )
     trials.name_all()
     return trials
 
 
-def _finite(data: StudyData, tasks: list[Task], ref: MetricRef | None) -> list[float | None]:
-    """The metric of each task, None where it is missing or no number."""
-    values = (metric_value(data, task, ref) if ref else None for task in tasks)
-    return [value if value is not None and math.isfinite(value) else None for value in values]
+def finite_values(data: StudyData, tasks: list[Task], ref: MetricRef | None) -> list[float | None]:
+    """Return the metric of each task, None where it is missing or no finite number.
+
+    Raises:
+        ResultError: it is not one number for each of them.
+    """
+    return [finite(metric_value(data, task, ref)) if ref else None for task in tasks]
 
 
 def _last_step(data: StudyData) -> str:

@@ -23,8 +23,10 @@ __all__ = [
     "WARN",
     "Spec",
     "axis",
+    "domain",
+    "named",
+    "spec",
 ]
-__all__ += ["domain", "named", "spec"]
 
 Spec = dict[str, Any]
 
