@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,6 +66,23 @@ def test_plan_run_results_and_nothing_twice(shoal: Run, folder: Path) -> None:
     assert (folder / "runs" / ".gitignore").read_text().endswith("*\n")
 
 
+def test_the_last_lines_of_a_log_are_whole_lines_however_often_they_were_drawn_anew(shoal: Run, folder: Path) -> None:
+    (folder / "s.yaml").write_text(
+        """
+study: bars
+steps: {a: {run: 'printf "one\\ntwo\\n"; for i in 1 2 3; do printf "\\r%s of 3" $i; done; printf "\\nthree"'}}
+"""
+    )
+    shoal("run", "s.yaml")
+    path = next((folder / "runs").glob("bars/a/*/attempts/1/log.txt"))
+    assert path.read_bytes() == b"one\ntwo\n\r1 of 3\r2 of 3\r3 of 3\nthree"
+    for lines, kept in ((1, b"three"), (3, b"two\n\r1 of 3\r2 of 3\r3 of 3\nthree"), (9, path.read_bytes())):
+        done = subprocess.run(
+            [sys.executable, "-m", "shoal", "logs", "s.yaml", "-n", str(lines)], cwd=folder, capture_output=True
+        )
+        assert done.stdout == kept
+
+
 def test_a_change_runs_what_it_touches_and_no_more(shoal: Run, folder: Path) -> None:
     shoal("run", "s.yaml")
     os.utime(folder / "data.txt")
@@ -83,8 +101,6 @@ def test_a_change_runs_what_it_touches_and_no_more(shoal: Run, folder: Path) -> 
     assert states(shoal)["prep"] == ["input changed"]
     shoal("run", "s.yaml")
     assert "0.5" in shoal("results", "s.yaml", "--format", "csv").stdout
-    import shutil
-
     shutil.rmtree(next((folder / "runs" / "demo" / "prep").iterdir()) / "out")
     assert states(shoal)["prep"] == ["missing"]
 
@@ -183,6 +199,9 @@ def test_a_second_runner_is_told_who_holds_the_study_and_stop_ends_it(shoal: Run
         until(lambda: len(running(shoal)) == 2 or (os.cpu_count() == 1 and len(running(shoal)) == 1))
         held = shoal("run", "s.yaml", code=4)
         assert f"process {runner.pid}" in held.stderr
+        assert "shoal status s.yaml · end it with: shoal stop s.yaml\n" in held.stderr
+        assert "nothing to remove" in shoal("gc", "s.yaml").stdout, "to look needs no hold"
+        assert "is being run by" in shoal("gc", "s.yaml", "--yes", code=4).stderr
         task = running(shoal)[0]
         shoal("stop", "s.yaml", task)
         until(lambda: task not in running(shoal))
@@ -287,6 +306,25 @@ def test_gc_shows_first_and_keeps_what_any_profile_needs(shoal: Run, folder: Pat
     assert "nothing to remove" in shoal("gc", "s.yaml").stdout
 
 
+def test_gc_leaves_alone_what_a_task_without_a_runner_works_with(shoal: Run, folder: Path) -> None:
+    (folder / "s.yaml").write_text(
+        "study: g\nsteps: {a: {code: train.sh, run: 'until test -e {checkpoints}/go; do sleep 0.05; done'}}"
+    )
+    runner = subprocess.Popen([sys.executable, "-m", "shoal", "run", "s.yaml"], cwd=folder, stderr=subprocess.DEVNULL)
+    until(lambda: len(running(shoal)) == 1)
+    runner.kill()
+    runner.wait()
+    (task,) = (folder / "runs" / "g" / "a").iterdir()
+    half_made = task / ".result.json.1.tmp"
+    half_made.write_text("being written")
+    assert "nothing to remove" in shoal("gc", "s.yaml", "--yes").stdout
+    assert len(list((folder / "runs" / "g" / "code").iterdir())) == 1
+    (task / "checkpoints" / "go").touch()
+    until(lambda: (task / "result.json").exists())
+    assert "left half-made by a kill" in shoal("gc", "s.yaml", "--yes").stdout
+    assert not half_made.exists()
+
+
 MISTAKES = [
     (["plan", "nothing.yaml"], "nothing.yaml"),
     (["plan", "s.yaml", "--profile", "smok"], "smoke"),
@@ -301,6 +339,7 @@ MISTAKES = [
     (["logs", "s.yaml"], "nothing of study 'demo' has been tried"),
     (["approve", "s.yaml"], "no gate"),
     (["retry", "s.yaml", "--set", "lr=3"], "only resources"),
+    (["retry", "s.yaml", "prep", "--set", "resources.memory=lots"], '"memory" is not a size: "lots"'),
 ]
 
 
@@ -375,6 +414,8 @@ steps:
     )
     try:
         until(lambda: "failed" in states(shoal)["a"])
+        wrong = shoal("retry", "s.yaml", "--set", "resources.cpus=1", code=2)
+        assert 'Did you mean "cpu"?' in wrong.stderr, "the runner goes on"
         (folder / "mended").touch()
         assert "asked its runner to try 1 task again" in shoal("retry", "s.yaml").stdout
         _, said = runner.communicate(timeout=60)
@@ -383,6 +424,26 @@ steps:
         runner.wait()
     assert runner.returncode == 0, said
     assert "4 of 4 tasks done" in said
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("plan s.yaml --profile ", ["smoke"]),
+        ("run s.yaml --only t", ["train", "test"]),
+        ("logs s.yaml pr", ["prep"]),
+        ("run s.yaml --on ", ["local", "debug", "nautilus"]),
+        ("run nothing.yaml --only ", []),
+    ],
+)
+def test_a_shell_is_offered_the_names_that_the_study_has(folder: Path, line: str, offered: list[str]) -> None:
+    words = f"shoal {line}"
+    asked = {"_SHOAL_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    done = subprocess.run(
+        [Path(sys.executable).parent / "shoal"], cwd=folder, env={**os.environ, **asked}, capture_output=True, text=True
+    )
+    assert done.stdout.split() == offered, done.stderr
+    assert not done.stderr
 
 
 def commands(app: Any) -> list[tuple[str, Any]]:

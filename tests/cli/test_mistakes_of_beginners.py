@@ -36,13 +36,15 @@ report: {objective: {metric: y, goal: max}}
         done = shoal(*arguments, code=None)
         said = done.stdout + done.stderr
         found = re.findall(
-            r"shoal (?:run|approve|results|report|status|logs)\b.*?(?= ·|, and |\. Once|$)", said, re.MULTILINE
+            r"shoal (?:plan|run|approve|results|report|status|logs)\b.*?(?= ·|, and |\. Once|$)", said, re.MULTILINE
         )
         assert found, said
         return found
 
     used = set()
-    for arguments in (("run", *given, "--set", "steps.go.matrix.x=[c d]"), ("status", *given)):
+    asked = [("run", *given, "--set", "steps.go.matrix.x=[c d]"), ("status", *given), ("logs", *given, "choose")]
+    asked.append(("plan", *given, "--on", "local"))
+    for arguments in asked:
         for command in suggested(*arguments):
             done = subprocess.run(
                 ["sh", "-c", command.replace(" TASK", " go")], cwd=folder, env=env, capture_output=True, text=True
@@ -50,7 +52,7 @@ report: {objective: {metric: y, goal: max}}
             assert "there is no such file" not in done.stderr, command
             assert "Usage:" not in done.stderr, (command, done.stderr)
             used.add(command.split()[1])
-    assert used == {"run", "approve", "status", "logs"}
+    assert used == {"plan", "run", "approve", "status", "logs"}
 
 
 def test_code_that_is_edited_while_tasks_wait_is_written_down_as_it_ran(folder: Path, shoal: Run) -> None:

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli.common import ProfileOption, SetOption, StoreOption, StudyArgument, open_study
+from shoal.cli import complete
+from shoal.cli.common import OnOption, ProfileOption, SetOption, StoreOption, StudyArgument, open_study
 from shoal.cli.opened import Opened
 from shoal.errors import UsageError
 
@@ -22,7 +23,12 @@ def approve(
     study: StudyArgument,
     gate: Annotated[
         str | None,
-        typer.Argument(metavar="GATE", help="The gate's step or task; needed if several wait.", show_default=False),
+        typer.Argument(
+            metavar="GATE",
+            help="The gate's step or task; needed if several wait.",
+            show_default=False,
+            autocompletion=complete.gates,
+        ),
     ] = None,
     file: Annotated[
         list[Path] | None,
@@ -37,12 +43,13 @@ def approve(
     profile: ProfileOption = None,
     set_: SetOption = None,
     store: StoreOption = None,
+    on: OnOption = None,
 ) -> None:
     """Approve what waits for a person. The steps after it may run then.
 
     A gate that is named with --file may be approved again: what came of the earlier files is made anew by the next run.
     """
-    opened = open_study(study, profile=profile, overrides=set_, store=store, as_last_run=True)
+    opened = open_study(study, profile=profile, overrides=set_, store=store, as_last_run=True, on=on)
     for path in file or ():
         if not path.is_file():
             raise UsageError(f"--file {path}: there is no such file")
@@ -62,7 +69,9 @@ def _chosen(opened: Opened, gate: str | None, *, again: bool) -> list[str]:
     if not gates:
         raise UsageError(f"study {plan.study.study!r} has no gate: there is nothing to approve")
     wanted = plan.find([gate]) if gate else {task.id for task in gates}
-    states = survey(plan, Snapshot.read(opened.store, plan.order), read_sources(plan.study))
+    states = survey(
+        plan, Snapshot.read(opened.store, plan.order), read_sources(plan.study, data_here=opened.on is None)
+    )
     waiting = []
     for task in gates:
         if task.id not in wanted:
@@ -81,15 +90,15 @@ def _chosen(opened: Opened, gate: str | None, *, again: bool) -> list[str]:
         elif gate:
             raise UsageError(
                 f"{task.step!r} cannot be approved yet: {', '.join(open_needs)} must be done first",
-                hint="See: shoal status.",
+                hint=f"See: shoal status {opened.look}",
             )
     if gate and not wanted & {task.id for task in gates}:
         raise UsageError(f"{gate!r} is not a gate; the gates: {', '.join(dict.fromkeys(t.step for t in gates))}")
     if not waiting:
-        raise UsageError("nothing waits for approval now", hint="See: shoal status.")
+        raise UsageError("nothing waits for approval now", hint=f"See: shoal status {opened.look}")
     if gate is None and len({plan.tasks[id_].step for id_ in waiting}) > 1:
         names = ", ".join(dict.fromkeys(plan.tasks[id_].step for id_ in waiting))
-        raise UsageError(f"several gates wait: {names}", hint="Name one: shoal approve STUDY GATE.")
+        raise UsageError(f"several gates wait: {names}", hint=f"Name one: shoal approve {opened.look} GATE")
     return waiting
 
 

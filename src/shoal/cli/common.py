@@ -11,16 +11,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shoal.cli.opened import Opened
+from shoal.cli import complete
+from shoal.cli.opened import EXECUTORS, Opened
 
 if TYPE_CHECKING:
     from shoal.executors import Executor
     from shoal.results import StudyResults
+    from shoal.store import StudyStore
+    from shoal.study import Study
 
 StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY", help="The study file.", show_default=False)]
 ProfileOption = Annotated[
     str | None,
-    typer.Option("--profile", "-p", metavar="NAME", help="Apply a profile of the study.", show_default=False),
+    typer.Option(
+        "--profile",
+        "-p",
+        metavar="NAME",
+        help="Apply a profile of the study.",
+        show_default=False,
+        autocompletion=complete.profiles,
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -42,12 +52,15 @@ StoreOption = Annotated[
 ]
 OnOption = Annotated[
     str | None,
-    typer.Option("--on", metavar="CLUSTER", help="Where to run: local, debug, or a cluster.", show_default=False),
+    typer.Option(
+        "--on",
+        metavar="CLUSTER",
+        help="Where to run: local, debug, or a cluster.",
+        show_default=False,
+        autocompletion=complete.clusters,
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
-
-EXECUTORS = ("local", "debug")
-"""Places to run that are no clusters."""
 
 
 def open_study(
@@ -71,23 +84,20 @@ def open_study(
         on: ``--on``.
     """
     from shoal.plan import build
-    from shoal.store import find_store, read_json
+    from shoal.store import find_store, other_file, read_json
     from shoal.study import load_study
 
     study = load_study(file, profile=profile, overrides=overrides or ())
     where = None if on in EXECUTORS else on
     root, place = find_store(study, store, on=where, follow=as_last_run and on is None)
     mine = root.study(study.study)
-    if place is not None and (mine.root / "detached.json").exists():
-        from shoal.cli.detached import refresh
-
-        refresh(mine, study.folder)
+    _refresh(mine, place, study)
     if place is not None and on is None:
         typer.echo(f"(on {place}, as last run)", err=True)
     if as_last_run and profile is None and not overrides:
         last = read_json(mine.plan) or {}
-        if last.get("file") not in (None, file.name):
-            last = {}  # of another file with the same name of a study: its profiles are none of ours
+        if other_file(last.get("file"), file) is not None:
+            last = {}  # its profiles are none of ours
         profile, overrides = last.get("profile"), last.get("set")
         if profile or overrides:
             _say_last_run(profile, overrides or ())
@@ -102,14 +112,18 @@ def load_results(study: str, store: str | None) -> StudyResults:
         UsageError: nothing of it has been run.
     """
     from shoal.results import load
+    from shoal.store import find_store, other_file
+    from shoal.study import load_study
 
     file = Path(study)
     if file.is_file():
-        _up_to_date(file, store)
+        now = load_study(file)
+        root, place = find_store(now, store)
+        _refresh(root.study(now.study), place, now)
     found = load(study, store)
     data = found.data
     if file.is_file():
-        _say_last_run(data.profile, data.overrides, data.file if data.file not in ("", file.name) else None)
+        _say_last_run(data.profile, data.overrides, other_file(data.file, file))
     return found
 
 
@@ -122,14 +136,8 @@ def _say_last_run(profile: str | None, overrides: Sequence[str], other: str | No
         typer.echo(f"(as last run: {' '.join(words)})", err=True)
 
 
-def _up_to_date(file: Path, store: str | None) -> None:
+def _refresh(mine: StudyStore, place: str | None, study: Study) -> None:
     """Bring what is here of a study up to date, where a runner in a cluster works on it."""
-    from shoal.store import find_store
-    from shoal.study import load_study
-
-    study = load_study(file)
-    root, place = find_store(study, store)
-    mine = root.study(study.study)
     if place is not None and (mine.root / "detached.json").exists():
         from shoal.cli.detached import refresh
 

@@ -41,18 +41,16 @@ def start(opened: Opened, arguments: list[str], *, asked: set[str] | None, max_p
         HeldError: another runner holds the study.
     """
     from shoal.agent.agent import now, write_json_atomic
-    from shoal.cli.on_cluster import connect_to, open_cluster
-    from shoal.clusters import load_cluster
+    from shoal.cli.on_cluster import cluster_of, connect_to, open_cluster
     from shoal.executors.kubernetes import detach
     from shoal.executors.kubernetes.client import JOBS, NotFound
     from shoal.runner.record import write_plan
 
     assert opened.on is not None
     study = opened.plan.study
-    cluster = load_cluster(opened.on, beside=study.folder)
+    cluster = cluster_of(opened)
     open_cluster(opened, max_parallel=max_parallel, asked=asked).close()
-    client = connect_to(cluster)
-    try:
+    with contextlib.closing(connect_to(cluster)) as client:
         inside = cluster.model_copy(update={"namespace": client.namespace, "context": None})
         assert cluster.store is not None
         name = Path(opened.on).stem
@@ -66,7 +64,7 @@ def start(opened: Opened, arguments: list[str], *, asked: set[str] | None, max_p
                 if _outcome(client.get(JOBS, job_name)) is None:
                     raise HeldError(
                         f"study {study.study!r} is being run in the cluster, by the Job {job_name}",
-                        hint="Watch it with: shoal status. End it with: shoal stop.",
+                        hint=f"Watch it with: shoal status {opened.look} · end it with: shoal stop {opened.look}",
                     )
                 client.delete(JOBS, job_name)
                 _gone(client, job_name)
@@ -86,8 +84,6 @@ def start(opened: Opened, arguments: list[str], *, asked: set[str] | None, max_p
         }
         write_json_atomic(str(opened.store.root / _FILE), body)
         return str(job_name)
-    finally:
-        client.close()
 
 
 def _bring_records(opened: Opened, cluster: Cluster) -> int:
@@ -186,8 +182,10 @@ def _gone(client: Client, name: str) -> None:
 
 
 @contextlib.contextmanager
-def runner_lease(client: Client, opened: Opened, cluster: Cluster, lost: Any = lambda: None) -> Iterator[None]:
-    """Hold the study's Lease in the namespace, so that one runner is at work, wherever it is.
+def runner_lease(
+    client: Client, opened: Opened, cluster: Cluster, lost: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Hold the study's Lease in the namespace, so that one runner is at work, wherever it is; ``lost`` is called if it is lost.
 
     Raises:
         HeldError: another runner holds it.
@@ -199,7 +197,7 @@ def runner_lease(client: Client, opened: Opened, cluster: Cluster, lost: Any = l
     from shoal.executors.kubernetes.lease import SECONDS, Lease
     from shoal.store import user_name
 
-    scope = scope_of(opened, cluster)
+    scope = scope_of(opened.plan.study.study, cluster)
     pod = os.environ.get("SHOAL_POD")
     who = f"the pod {pod}" if pod else f"{user_name()} on {socket.gethostname()}"
     labels = names.labels(opened.plan.study.study, scope)
@@ -286,12 +284,13 @@ def _take(files: ClaimFiles, store: StudyStore, since: float) -> float:
 def _ours(store: StudyStore) -> Callable[[str], bool]:
     """Which files are of this machine, and stay as they are."""
     from shoal.executors.kubernetes.packs import OWN
+    from shoal.store import read_json
 
     def ours(path: str) -> bool:
         if path in OWN:
             return True  # with the profile, and the place
         if path.startswith("runs/"):
-            before = _json(store.root / path)
+            before = read_json(store.root / path)
             return before is not None and not str(before.get("host")).startswith("shoal-run-")
         return False
 
@@ -314,13 +313,11 @@ def _pod(client: Client, cluster: Cluster, store: StudyStore) -> str | None:
 
 def _pods(client: Client, cluster: Cluster, store: StudyStore) -> list[dict[str, Any]]:
     """The runner's pods, the newest last."""
+    from shoal.cli.on_cluster import scope_of
     from shoal.executors.kubernetes import names
     from shoal.executors.kubernetes.client import PODS
 
-    assert cluster.store is not None
-    place = cluster.store.claim or cluster.store.s3 or ""
-    scope = names.scope_of(store.name, place, cluster.store.root)
-    pods = client.list(PODS, selector=names.selector(scope, role="runner")).items
+    pods = client.list(PODS, selector=names.selector(scope_of(store.name, cluster), role="runner")).items
     return sorted(pods, key=lambda one: str(one["metadata"]["creationTimestamp"]))
 
 
@@ -360,11 +357,8 @@ def _connected(known: dict[str, Any], beside: Path) -> Iterator[tuple[Client, Cl
     from shoal.clusters import load_cluster
 
     cluster = load_cluster(str(known["on"]), beside=beside)
-    client = connect_to(cluster, patience=8.0)
-    try:
+    with contextlib.closing(connect_to(cluster, patience=8.0)) as client:
         yield client, cluster
-    finally:
-        client.close()
 
 
 # -- asking
@@ -424,10 +418,6 @@ def wait_for_end(opened: Opened) -> None:
 
 
 def _read(store: StudyStore) -> dict[str, Any] | None:
-    return _json(store.root / _FILE)
-
-
-def _json(path: Path) -> dict[str, Any] | None:
     from shoal.store import read_json
 
-    return read_json(path)
+    return read_json(store.root / _FILE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from dataclasses import dataclass
@@ -51,7 +52,8 @@ def gc(
     mine = opened.store
     found: list[Garbage] = []
     if mine.root.is_dir():
-        with RunnerLock(mine.lock):
+        # To look needs no hold of the study; what runs is left out.
+        with RunnerLock(mine.lock, look=opened.look) if yes else contextlib.nullcontext():
             found = find_garbage(study, mine.root, keep_checkpoints=keep_checkpoints)
             if yes:
                 for item in found:
@@ -93,9 +95,9 @@ def gc(
 
 
 def find_garbage(file: Path, root: Path, *, keep_checkpoints: bool = False) -> list[Garbage]:
-    """What nothing needs in a study's part of the store."""
+    """What nothing needs in a study's part of the store. A task that is under way is left alone, whatever it has."""
     from shoal.plan import build
-    from shoal.store import Snapshot, StudyStore
+    from shoal.store import Snapshot, StudyStore, read_json
     from shoal.study import load_study
 
     mine = StudyStore(root)
@@ -104,27 +106,28 @@ def find_garbage(file: Path, root: Path, *, keep_checkpoints: bool = False) -> l
     for profile in study.profiles:
         wanted |= set(build(load_study(file, profile=profile)).tasks)
     # A run with --set has tasks of its own; its plan stays good until another run replaces it.
-    from shoal.store import read_json
-
     wanted |= {str(task.get("id")) for task in (read_json(mine.plan) or {}).get("tasks", ())}
     found = []
     used_code = set()
     for record in Snapshot.read(mine).tasks.values():
         folder = mine.task(record.step, record.id)
-        for half_made in folder.root.glob(".*"):
-            found.append(Garbage(half_made, "left half-made by a kill", _bytes(half_made)))
-        if record.last is not None and record.last.state == "running":
-            continue
-        if record.id not in wanted:
+        running = record.last is not None and record.last.state == "running"
+        if record.id not in wanted and not running:
             found.append(Garbage(folder.root, "tasks that are in the study no longer", _bytes(folder.root)))
             continue
         if record.result is not None:
             used_code.add(str(record.result.get("code"))[:16])
-            if not keep_checkpoints and folder.checkpoints.is_dir() and any(folder.checkpoints.iterdir()):
-                found.append(Garbage(folder.checkpoints, "checkpoints of finished tasks", _bytes(folder.checkpoints)))
         else:
             for spec in folder.root.glob("attempts/*/spec.json"):
                 used_code.add(str((read_json(spec) or {}).get("code"))[:16])
+        if running:
+            continue
+        for half_made in folder.root.glob(".*"):
+            found.append(Garbage(half_made, "left half-made by a kill", _bytes(half_made)))
+        if record.result is None or keep_checkpoints or not folder.checkpoints.is_dir():
+            continue
+        if any(folder.checkpoints.iterdir()):
+            found.append(Garbage(folder.checkpoints, "checkpoints of finished tasks", _bytes(folder.checkpoints)))
     if mine.code.is_dir():
         for folder_ in sorted(mine.code.iterdir()):
             if folder_.name not in used_code:
@@ -134,8 +137,15 @@ def find_garbage(file: Path, root: Path, *, keep_checkpoints: bool = False) -> l
 
 def _bytes(path: Path) -> int:
     if not path.is_dir() or path.is_symlink():
+        return _size(path)
+    return sum(_size(Path(folder, name)) for folder, _, names in os.walk(path) for name in names)
+
+
+def _size(path: Path) -> int:
+    try:
         return path.lstat().st_size
-    return sum(os.lstat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(path) for name in names)
+    except FileNotFoundError:  # it went while we looked
+        return 0
 
 
 def _remove(path: Path) -> None:

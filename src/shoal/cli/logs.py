@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shoal.cli import complete
 from shoal.cli.common import OnOption, ProfileOption, SetOption, StoreOption, StudyArgument, open_study
 from shoal.cli.opened import Opened
 from shoal.errors import UsageError
@@ -30,6 +31,7 @@ def logs(
             metavar="TASK",
             help="A task's id or the beginning of it, or a step; the newest attempt by default.",
             show_default=False,
+            autocompletion=complete.steps,
         ),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing until the task ends.")] = False,
@@ -84,7 +86,7 @@ def choose(opened: Opened, reference: str | None) -> TaskRecord:
     tried = [record for id_, record in snapshot.tasks.items() if id_ in ids and record.attempts]
     if not tried:
         what = f"{reference!r}" if reference else f"study {opened.plan.study.study!r}"
-        raise UsageError(f"nothing of {what} has been tried yet", hint="See what would run: shoal plan.")
+        raise UsageError(f"nothing of {what} has been tried yet", hint=f"See what would run: shoal plan {opened.look}")
 
     def newest(record: TaskRecord) -> tuple[bool, str]:
         last = record.last
@@ -119,5 +121,10 @@ def _tail(path: Path, lines: int) -> int:
                 found = file.read(step) + found
     except FileNotFoundError:
         return 0
-    kept = b"".join(found.splitlines(keepends=True)[-lines:])
-    return end - len(kept)
+    # Lines end with a line feed: a progress bar that draws itself anew after carriage returns is one.
+    cut = len(found) - found.endswith(b"\n")
+    for _ in range(lines):
+        cut = found.rfind(b"\n", 0, cut)
+        if cut < 0:
+            break
+    return end - len(found) + cut + 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -11,8 +13,10 @@ if TYPE_CHECKING:
     from shoal.cli.opened import Opened
     from shoal.clusters import Cluster, Finding
     from shoal.clusters.free import FreeGpus
+    from shoal.executors.kubernetes.bucket import BucketFiles
     from shoal.executors.kubernetes.client import Client
     from shoal.executors.kubernetes.executor import KubernetesExecutor
+    from shoal.executors.kubernetes.reading import ClaimFiles
     from shoal.plan import Plan
     from shoal.store import Snapshot, TaskRecord
     from shoal.store.state import Sources, TaskState
@@ -20,6 +24,19 @@ if TYPE_CHECKING:
 _COLOURS = {"ok": "green", "note": "cyan", "warn": "yellow", "error": "bold red"}
 _SCRIPT_BYTES = 64 * 1024
 _CODE_BYTES = 64 << 20
+
+
+def cluster_of(opened: Opened) -> Cluster:
+    """The cluster that a study is run on; for verbs that have made sure that it is one.
+
+    Raises:
+        UsageError: there is no such cluster.
+        StudyError: its file has mistakes.
+    """
+    from shoal.clusters import load_cluster
+
+    assert opened.on is not None
+    return load_cluster(opened.on, beside=opened.plan.study.folder)
 
 
 def check_plan(plan: Plan, cluster: Cluster, states: dict[str, TaskState]) -> list[Finding]:
@@ -67,7 +84,6 @@ def write(
     from shoal.clusters.situation import Situation
     from shoal.executors.kubernetes.study import study_objects
     from shoal.executors.kubernetes.write import write_manifests
-    from shoal.store.sources import code_files
 
     todo = _todo(plan, states)
     files = study_objects(
@@ -75,7 +91,7 @@ def write(
         cluster,
         todo=todo,
         pods=Situation(plan, cluster, frozenset(todo)).pods,
-        code={name: _contents(name, code_files(plan.study, step)) for name, step in plan.study.steps.items()},
+        code=code_of(plan),
         code_digests=sources.code,
         attempts={
             task: max((attempt.number for attempt in record.attempts), default=0) + 1
@@ -116,7 +132,6 @@ def open_cluster(
     """
     import typer
 
-    from shoal.clusters import load_cluster
     from shoal.clusters.gpus import gpu_requests
     from shoal.clusters.situation import Situation
     from shoal.errors import UsageError
@@ -127,12 +142,11 @@ def open_cluster(
     from shoal.executors.kubernetes.preflight import preflight
     from shoal.executors.kubernetes.study import first_jobs
     from shoal.store import Snapshot
-    from shoal.store.sources import code_files, read_sources
+    from shoal.store.sources import read_sources
     from shoal.store.state import survey
 
-    assert opened.on is not None
     plan, study = opened.plan, opened.plan.study
-    cluster = load_cluster(opened.on, beside=study.folder)
+    cluster = cluster_of(opened)
     states = survey(plan, Snapshot.read(opened.store, plan.order), read_sources(study, data_here=False))
     wanted = None if asked is None else plan.with_needs(asked)
     todo = {id_ for id_ in _todo(plan, states) if wanted is None or id_ in wanted}
@@ -145,15 +159,11 @@ def open_cluster(
             f"{cluster.name} would refuse this; nothing was created",
             hint=f"All of its rules: shoal plan STUDY --on {opened.on}",
         )
-    code = {
-        name: bundle.pack(_contents(name, code_files(study, step)), name)
-        for name, step in study.steps.items()
-        if step.gate is None
-    }
-    pods = Situation(plan, cluster, frozenset(todo), max_parallel).pods
+    code = {name: bundle.pack(files, name) for name, files in code_of(plan).items() if study.steps[name].gate is None}
+    situation = Situation(plan, cluster, frozenset(todo), max_parallel)
     client = connect_to(cluster)
     try:
-        jobs = first_jobs(plan, cluster, todo=todo, pods=pods, code=code)
+        jobs = first_jobs(plan, cluster, todo=todo, pods=situation.pods, code=code)
         secrets = {key for name in jobs for key in study.steps[name].secrets}
         for note in preflight(client, cluster, jobs, secrets=secrets):
             typer.echo(f"note: {note}", err=True)
@@ -162,7 +172,7 @@ def open_cluster(
         chooser = Chooser(cluster, nodes)
         choice = False
         for name in jobs:
-            for asked_for in Situation(plan, cluster, frozenset(todo)).asks.get(name, {}):
+            for asked_for in situation.asks.get(name, {}):
                 choice = choice or len(gpu_requests(cluster, asked_for)) > 1
                 if why := chooser.impossible(asked_for):
                     raise UsageError(f"step {name} can never run on {cluster.name}: {why}")
@@ -172,8 +182,8 @@ def open_cluster(
             study.study,
             images={name: step.image for name, step in study.steps.items()},
             code=code,
-            pods=pods,
-            here=_is_here(opened, cluster),
+            pods=situation.pods,
+            here=store_is_here(opened, cluster),
             nodes=nodes,
             free=_free(quick, cluster) if choice else None,
         )
@@ -202,16 +212,14 @@ def print_log(opened: Opened, record: TaskRecord, number: int, *, follow: bool, 
     import sys
     import time
 
-    from shoal.clusters import load_cluster
     from shoal.executors.kubernetes import names
     from shoal.executors.kubernetes.client import PODS, Invalid, NotFound
     from shoal.executors.kubernetes.podspec import CONTAINER
 
-    assert opened.on is not None
-    cluster = load_cluster(opened.on, beside=opened.plan.study.folder)
-    client = connect_to(cluster, patience=8.0)
-    selector = names.selector(scope_of(opened, cluster), task=record.id) + f",{names.ATTEMPT}={number}"
-    try:
+    cluster = cluster_of(opened)
+    scope = scope_of(opened.plan.study.study, cluster)
+    selector = names.selector(scope, task=record.id) + f",{names.ATTEMPT}={number}"
+    with contextlib.closing(connect_to(cluster, patience=8.0)) as client:
         waited = False
         while True:
             pods = client.list(PODS, selector=selector).items
@@ -236,8 +244,6 @@ def print_log(opened: Opened, record: TaskRecord, number: int, *, follow: bool, 
                     print(f"it has not started yet: {error.said}", file=sys.stderr)
                 waited = True
                 time.sleep(2.0)
-    finally:
-        client.close()
 
 
 def remove_all(opened: Opened, *, yes: bool) -> tuple[dict[str, int], int]:
@@ -246,15 +252,12 @@ def remove_all(opened: Opened, *, yes: bool) -> tuple[dict[str, int], int]:
     Returns:
         How many objects of each kind there are, and how many Jobs still run; with any of those nothing is removed.
     """
-    from shoal.clusters import load_cluster
     from shoal.executors.kubernetes import names
     from shoal.executors.kubernetes.client import CONFIG_MAPS, JOBS, LEASES, PODS, SERVICES
 
-    assert opened.on is not None
-    cluster = load_cluster(opened.on, beside=opened.plan.study.folder)
-    client = connect_to(cluster, patience=8.0)
-    selector = names.selector(scope_of(opened, cluster))
-    try:
+    cluster = cluster_of(opened)
+    selector = names.selector(scope_of(opened.plan.study.study, cluster))
+    with contextlib.closing(connect_to(cluster, patience=8.0)) as client:
         jobs = client.list(
             JOBS, selector=selector, keep=lambda one: bool((one.get("status") or {}).get("active"))
         ).items
@@ -264,38 +267,64 @@ def remove_all(opened: Opened, *, yes: bool) -> tuple[dict[str, int], int]:
             for one in kinds:
                 client.delete_all(one, selector)
         return {plural: count for plural, count in counts.items() if count}, sum(jobs)
-    finally:
-        client.close()
 
 
-def scope_of(opened: Opened, cluster: Cluster) -> str:
-    """What tells the study's objects in the namespace from all others."""
+@contextlib.contextmanager
+def open_files(opened: Opened, cluster: Cluster, *, read_only: bool = True) -> Iterator[ClaimFiles | BucketFiles]:
+    """The study's files where pods find them: on the claim, by a pod that lives as long, or in the bucket.
+
+    Raises:
+        UsageError: the cluster has no store, or there is no way to read it.
+        ApiError, LoginError: the cluster does not answer.
+    """
+    from shoal.executors.kubernetes.bucket import BucketFiles, open_bucket
+    from shoal.executors.kubernetes.reading import find_image, reader_pod
+    from shoal.executors.kubernetes.spec import layout_of
+
+    study = opened.plan.study
+    layout_of(cluster, study.study)
+    assert cluster.store is not None
+    if cluster.store.s3 is not None:
+        bucket = BucketFiles(open_bucket(cluster), study.study)
+        bucket.check()
+        yield bucket
+        return
+    image = find_image(cluster, [step.image for step in study.steps.values()])
+    with contextlib.closing(connect_to(cluster, patience=20.0)) as client:
+        with reader_pod(client, cluster, study.study, image, read_only=read_only) as files:
+            yield files
+
+
+def scope_of(study: str, cluster: Cluster) -> str:
+    """What tells a study's objects in the namespace from all others.
+
+    Raises:
+        UsageError: the cluster has no store.
+    """
     from shoal.executors.kubernetes.manifests import Shared
     from shoal.executors.kubernetes.spec import layout_of
 
-    layout_of(cluster, opened.plan.study.study)
-    return Shared(opened.plan.study.study, cluster).scope
+    layout_of(cluster, study)
+    return Shared(study, cluster).scope
 
 
 def open_to_stop(opened: Opened) -> KubernetesExecutor:
     """An executor that finds and ends what an earlier run left on the cluster, and starts nothing."""
-    from shoal.clusters import load_cluster
     from shoal.executors.kubernetes.executor import KubernetesExecutor
     from shoal.executors.kubernetes.spec import layout_of
 
-    assert opened.on is not None
-    cluster = load_cluster(opened.on, beside=opened.plan.study.folder)
+    cluster = cluster_of(opened)
     layout_of(cluster, opened.plan.study.study)
     return KubernetesExecutor(
         connect_to(cluster, patience=8.0),
         cluster,
         opened.plan.study.study,
-        here=_is_here(opened, cluster),
+        here=store_is_here(opened, cluster),
         begins=False,
     )
 
 
-def _is_here(opened: Opened, cluster: Cluster) -> bool:
+def store_is_here(opened: Opened, cluster: Cluster) -> bool:
     """Whether the store is the claim itself, mounted where pods have it: the runner is in a pod."""
     store = cluster.store
     return store is not None and store.claim is not None and str(opened.root.root) == store.root
@@ -324,5 +353,4 @@ def _contents(step: str, files: dict[str, Path]) -> dict[str, tuple[bytes, bool]
 def _todo(plan: Plan, states: dict[str, TaskState]) -> set[str]:
     from shoal.store.state import State
 
-    done: set[Any] = {State.DONE, State.RUNNING}
-    return {task for task, state in states.items() if state.state not in done}
+    return {task for task, state in states.items() if state.state not in (State.DONE, State.RUNNING)}

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from shoal.store import Store, StudyStore
 
 
+EXECUTORS = ("local", "debug")
+"""Places to run that are no clusters: with them, ``on`` of what was opened is None."""
+
+
 @dataclass(frozen=True, slots=True)
 class Opened:
     """A study, planned, and its part of the store."""

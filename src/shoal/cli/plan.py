@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from shoal.cli.common import (
-    EXECUTORS,
     JsonOption,
     OnOption,
     ProfileOption,
@@ -19,7 +18,7 @@ from shoal.cli.common import (
     StudyArgument,
     open_study,
 )
-from shoal.cli.opened import Opened
+from shoal.cli.opened import EXECUTORS, Opened
 from shoal.cli.words import asks, console, duration, print_json
 from shoal.errors import UsageError
 
@@ -120,16 +119,16 @@ def _show(
     on: str | None,
     findings: list[Finding] | None,
 ) -> None:
+    from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
 
-    from shoal.plan import resources_of
     from shoal.store.state import State
     from shoal.study.pipes import PIPE_NOTE, steps_with_pipes
 
     out = console()
     title = opened.plan.study.title
-    head = f"[bold]{opened.plan.study.study}[/bold]" + (f" · {_plain(title)}" if title else "")
+    head = f"[bold]{opened.plan.study.study}[/bold]" + (f" · {escape(title)}" if title else "")
     out.print(head)
     out.print(Text(f"store {opened.store.root}", style="dim"), soft_wrap=True)  # a path, or a command, is to be pasted
     out.print()
@@ -169,7 +168,7 @@ def _show(
             ),
             Text(str(run) if run else "-", style="bold" if run else "dim"),
             Text(" · ".join(words)),
-            Text("a person" if gate else _each(opened, name, resources_of), style="dim"),
+            Text("a person" if gate else _each(opened, name), style="dim"),
             Text(f"~{duration(estimate)}" if estimate is not None else "", style="dim"),
         )
         total["tasks"] += len(tasks)
@@ -187,7 +186,7 @@ def _show(
     if here and total["run"]:
         _show_absent_scripts(out, opened)
     start = "Once that data is there, start" if here and _show_absent(out, opened, states) else "Start"
-    option = _plain(opened.options) + (f" --on {on}" if on and findings is None else "")
+    again = escape(f"{opened.file}{opened.options}") + (f" --on {on}" if on else "")
     if estimates:
         out.print(
             Text(
@@ -199,16 +198,12 @@ def _show(
     if any(finding.level == "error" for finding in findings or ()):
         out.print(f"{on} would refuse this: mend what is marked error first, and plan again.")
     elif total["run"]:
-        place = f" --on {on}" if findings is not None else ""
-        command = f"shoal run {_plain(opened.file)}{option}{place}"
-        out.print(f"{total['run']} of {total['tasks']} tasks to run. {start} with: {command}", soft_wrap=True)
+        out.print(f"{total['run']} of {total['tasks']} tasks to run. {start} with: shoal run {again}", soft_wrap=True)
     elif total["gate"]:
-        out.print(
-            f"Nothing to run before a person approves: shoal approve {_plain(opened.file)}{option}", soft_wrap=True
-        )
+        out.print(f"Nothing to run before a person approves: shoal approve {again}", soft_wrap=True)
     else:
         out.print(
-            f"All {total['tasks']} tasks are done. See: shoal {opened.look_with} {_plain(opened.look)}", soft_wrap=True
+            f"All {total['tasks']} tasks are done. See: shoal {opened.look_with} {escape(opened.look)}", soft_wrap=True
         )
 
 
@@ -246,13 +241,9 @@ def _show_absent_scripts(out: Any, opened: Opened) -> None:
         )
 
 
-def _each(opened: Opened, step: str, resources_of: Any) -> str:
+def _each(opened: Opened, step: str) -> str:
+    from shoal.plan import resources_of
+
     kinds = dict.fromkeys(asks(resources_of(opened.plan, task)) for task in opened.plan.of_step(step)[:2000])
     shown = list(kinds)
     return shown[0] if len(shown) == 1 else f"{shown[0]} … {shown[-1]}" if shown else ""
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shoal.cli import complete
 from shoal.cli.common import OnOption, ProfileOption, SetOption, StoreOption, StudyArgument, open_study
 from shoal.cli.opened import Opened
 from shoal.cli.words import count_tasks
@@ -17,11 +16,10 @@ from shoal.units import format_size
 
 if TYPE_CHECKING:
     from shoal.clusters import Cluster
-    from shoal.executors.kubernetes.bucket import BucketFiles
     from shoal.executors.kubernetes.pull import Wanted
-    from shoal.executors.kubernetes.reading import ClaimFiles
 
 _MUCH = 100 << 20
+_OURS = frozenset({"spec.json", "attempt.json", "result.json", "task.json", "heartbeat", "waiting.json", "stop"})
 
 
 def register(app: typer.Typer) -> None:
@@ -33,7 +31,12 @@ def pull(
     study: StudyArgument,
     which: Annotated[
         list[str] | None,
-        typer.Argument(metavar="STEP|TASK", help="Only of these; of all by default.", show_default=False),
+        typer.Argument(
+            metavar="STEP|TASK",
+            help="Only of these; of all by default.",
+            show_default=False,
+            autocompletion=complete.steps,
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -72,11 +75,10 @@ def pull(
 
 
 def _outputs(opened: Opened, ids: set[str], output: Path | None) -> int:
-    from shoal.clusters import load_cluster
+    from shoal.cli.on_cluster import cluster_of, open_files
     from shoal.executors.kubernetes.pull import pull_outputs
 
-    assert opened.on is not None
-    cluster = load_cluster(opened.on, beside=opened.plan.study.folder)
+    cluster = cluster_of(opened)
     wanted, missing = _wanted(opened, ids)
     if missing:
         typer.echo(f"{missing} of {count_tasks(len(ids))} not done: no outputs yet", err=True)
@@ -119,11 +121,9 @@ def _wanted(opened: Opened, ids: set[str]) -> tuple[list[Wanted], int]:
 
 
 def _records(opened: Opened, ids: set[str], output: Path | None) -> int:
-    from shoal.clusters import load_cluster
+    from shoal.cli.on_cluster import cluster_of, open_files
     from shoal.executors.kubernetes.bucket import BucketFiles
 
-    assert opened.on is not None
-    cluster = load_cluster(opened.on, beside=opened.plan.study.folder)
     target = output.absolute() if output is not None else opened.store.root
     tasks = [f"{task.step}/{task.id}" for task in opened.plan.tasks.values() if task.id in ids and task.command]
 
@@ -131,16 +131,13 @@ def _records(opened: Opened, ids: set[str], output: Path | None) -> int:
         # What this machine has written of an attempt says more: when it was submitted, and where it ran.
         return path.rpartition("/")[2] in _OURS and (target / path).exists()
 
-    with open_files(opened, cluster) as files:
+    with open_files(opened, cluster_of(opened)) as files:
         if isinstance(files, BucketFiles):
             count = files.records(target, tasks, pictures=True, skip=told_already)
         else:
             _, count = files.records(target, tasks=tasks, pictures=True, skip=told_already)
     typer.echo(f"{opened.plan.study.study}: {count} small files of {count_tasks(len(tasks))} brought to {target}")
     return 0
-
-
-_OURS = frozenset({"spec.json", "attempt.json", "result.json", "task.json", "heartbeat", "waiting.json", "stop"})
 
 
 def _warn_of_size(cluster: Cluster, total: int) -> None:
@@ -154,33 +151,3 @@ def _warn_of_size(cluster: Cluster, total: int) -> None:
         + ". For more, keep the store in a bucket (store: {s3: ...}), or name fewer tasks.",
         err=True,
     )
-
-
-@contextlib.contextmanager
-def open_files(opened: Opened, cluster: Cluster) -> Iterator[ClaimFiles | BucketFiles]:
-    """The study's files on the cluster.
-
-    Raises:
-        UsageError: the cluster has no store, or there is no way to read it.
-        ApiError, LoginError: the cluster does not answer.
-    """
-    from shoal.cli.on_cluster import connect_to
-    from shoal.executors.kubernetes.bucket import BucketFiles, open_bucket
-    from shoal.executors.kubernetes.reading import find_image, reader_pod
-    from shoal.executors.kubernetes.spec import layout_of
-
-    study = opened.plan.study
-    layout_of(cluster, study.study)
-    assert cluster.store is not None
-    if cluster.store.s3 is not None:
-        bucket = BucketFiles(open_bucket(cluster), study.study)
-        bucket.check()
-        yield bucket
-        return
-    image = find_image(cluster, [step.image for step in study.steps.values()])
-    client = connect_to(cluster, patience=20.0)
-    try:
-        with reader_pod(client, cluster, study.study, image) as files:
-            yield files
-    finally:
-        client.close()

@@ -22,6 +22,7 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
+            "--output",
             "--out",
             "-o",
             metavar="FILE",

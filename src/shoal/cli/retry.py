@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
+from shoal.cli import complete
 from shoal.cli.common import OnOption, ProfileOption, StoreOption, StudyArgument, open_study
 from shoal.cli.opened import Opened
-from shoal.cli.run import alone, run_watched, start_executor, tell
+from shoal.cli.run import carry_out, start_executor
 from shoal.cli.words import count_tasks
-from shoal.errors import UsageError
+from shoal.errors import StudyError, UsageError
 
 
 def register(app: typer.Typer) -> None:
@@ -22,7 +23,12 @@ def retry(
     study: StudyArgument,
     tasks: Annotated[
         list[str] | None,
-        typer.Argument(metavar="TASK", help="Tasks or steps; everything that failed by default.", show_default=False),
+        typer.Argument(
+            metavar="TASK",
+            help="Tasks or steps; everything that failed by default.",
+            show_default=False,
+            autocompletion=complete.steps,
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -45,6 +51,7 @@ def retry(
     if not chosen:
         typer.echo(f"{opened.plan.study.study}: nothing has failed")
         return
+    _check(opened, chosen, overrides)
     if live(opened.store) is not None:
         hand_on(opened, Request("retry", tuple(sorted(chosen)), set=overrides))
         typer.echo(
@@ -65,13 +72,7 @@ def retry(
         overrides=opened.overrides,
         resources=overrides,
     )
-    try:
-        with alone(opened, runner):
-            summary = run_watched(runner)
-    finally:
-        executor.close()
-    tell(summary, runner, opened)
-    raise typer.Exit(summary.exit_code)
+    raise typer.Exit(carry_out(opened, runner))
 
 
 def _failed(opened: Opened) -> set[str]:
@@ -89,7 +90,7 @@ def _failed(opened: Opened) -> set[str]:
 
 
 def _resources(items: list[str]) -> dict[str, object]:
-    from shoal.study import parse_value
+    from shoal.study import Resources, did_you_mean, parse_value
 
     found: dict[str, object] = {}
     for item in items:
@@ -99,5 +100,23 @@ def _resources(items: list[str]) -> dict[str, object]:
                 f"--set {item}: only resources can be changed for a retry, as resources.NAME=VALUE",
                 hint="Anything else would make it another task: change the study and use shoal run.",
             )
-        found[path.removeprefix("resources.")] = parse_value(value)
+        name = path.removeprefix("resources.")
+        if name not in Resources.model_fields:
+            raise UsageError(
+                f"--set {item}: there is no {name!r} in the resources",
+                hint=did_you_mean(name, Resources.model_fields, "They are"),
+            )
+        found[name] = parse_value(value)
     return found
+
+
+def _check(opened: Opened, chosen: set[str], overrides: dict[str, object]) -> None:
+    """See whether the amounts are some: in a live runner it would be too late to say that they are not."""
+    from shoal.plan import resources_of
+
+    one_of_each_step = {opened.plan.tasks[id_].step: opened.plan.tasks[id_] for id_ in chosen}
+    for task in one_of_each_step.values() if overrides else ():
+        try:
+            resources_of(opened.plan, task, overrides)
+        except StudyError as error:
+            raise UsageError(f"--set: {error.message}", hint=error.hint) from None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shoal.cli import complete
 from shoal.cli.common import OnOption, ProfileOption, SetOption, StoreOption, StudyArgument, open_executor, open_study
 from shoal.cli.opened import Opened
 from shoal.cli.words import count_tasks, duration
@@ -39,6 +40,7 @@ def run(
             metavar="STEP|TASK",
             help="Run only this step or task, and what it still needs; may be given several times.",
             show_default=False,
+            autocompletion=complete.steps,
         ),
     ] = None,
     max_parallel: Annotated[
@@ -76,7 +78,7 @@ def run(
         words += ["--keep-stale"] if keep_stale else []
         _detached(opened, words, asked=asked, max_parallel=max_parallel, only_role=print_role)
         return
-    if (other := last_file(opened)) is not None:
+    if (other := _last_file(opened)) is not None:
         _say(
             f"note: {opened.plan.study.study} was last run from {other}: results, status and report are of the study that ran "
             "last. Give one of the two another name."
@@ -93,24 +95,16 @@ def run(
         max_parallel=max_parallel,
         keep_stale=keep_stale,
         profile=opened.profile,
-        overrides=set_ or (),
+        overrides=opened.overrides,
     )
-    try:
-        with alone(opened, runner):
-            summary = run_watched(runner)
-    finally:
-        executor.close()
-    tell(summary, runner, opened)
-    raise typer.Exit(summary.exit_code)
+    raise typer.Exit(carry_out(opened, runner))
 
 
-def last_file(opened: Opened) -> str | None:
-    """Name of another study file from which a study of this name was last run, as when a file was copied; else None."""
-    from shoal.store import read_json
+def _last_file(opened: Opened) -> str | None:
+    from shoal.store import other_file, read_json
 
     path = opened.plan.study.path
-    last = (read_json(opened.store.plan) or {}).get("file")
-    return last if path is not None and isinstance(last, str) and last != path.name else None
+    return other_file((read_json(opened.store.plan) or {}).get("file"), path) if path is not None else None
 
 
 def _detached(
@@ -123,11 +117,11 @@ def _detached(
     if opened.on is None:
         raise UsageError("--detach and --print-role are for clusters", hint="shoal run STUDY --on CLUSTER --detach")
     if only_role:
-        from shoal.clusters import load_cluster
+        from shoal.cli.on_cluster import cluster_of
         from shoal.executors.kubernetes.detach import account_objects, role
         from shoal.executors.kubernetes.write import to_yaml
 
-        cluster = load_cluster(opened.on, beside=opened.plan.study.folder)
+        cluster = cluster_of(opened)
         typer.echo(to_yaml(account_objects(cluster) or [role(cluster)]), nl=False)
         return
     job = detached.start(opened, words, asked=asked, max_parallel=max_parallel)
@@ -138,8 +132,23 @@ def _detached(
     _say(f"Look at: shoal status {look} · shoal logs {look} TASK. End it with: shoal stop {look}")
 
 
+def carry_out(opened: Opened, runner: Runner) -> int:
+    """Run, and say how that ended; return the exit code of the command line. The runner's executor is closed.
+
+    Raises:
+        HeldError: another runner holds the study.
+    """
+    try:
+        with _alone(opened, runner):
+            summary = run_watched(runner)
+    finally:
+        runner.executor.close()
+    _tell(summary, runner, opened)
+    return summary.exit_code
+
+
 @contextlib.contextmanager
-def alone(opened: Opened, runner: Runner) -> Iterator[None]:
+def _alone(opened: Opened, runner: Runner) -> Iterator[None]:
     """See to it that no runner elsewhere works on the same study on a cluster; lose that hold, and the runner leaves.
 
     Raises:
@@ -149,16 +158,12 @@ def alone(opened: Opened, runner: Runner) -> Iterator[None]:
         yield
         return
     from shoal.cli.detached import runner_lease
-    from shoal.cli.on_cluster import connect_to
-    from shoal.clusters import load_cluster
+    from shoal.cli.on_cluster import cluster_of, connect_to
 
-    cluster = load_cluster(opened.on, beside=opened.plan.study.folder)
-    client = connect_to(cluster)
-    try:
+    cluster = cluster_of(opened)
+    with contextlib.closing(connect_to(cluster)) as client:
         with runner_lease(client, opened, cluster, lost=runner.leave):
             yield
-    finally:
-        client.close()
 
 
 def start_executor(
@@ -173,7 +178,7 @@ def start_executor(
     from shoal.store import RunnerLock, holder, remember_place
 
     if holder(opened.store.lock) is not None:
-        with RunnerLock(opened.store.lock):  # says who holds it
+        with RunnerLock(opened.store.lock, look=opened.look):  # says who holds it
             pass
     executor: Executor
     if opened.on is None:
@@ -203,9 +208,9 @@ def write_rules(opened: Opened) -> None:
     if opened.on is None:
         path.unlink(missing_ok=True)
         return
-    from shoal.clusters import load_cluster
+    from shoal.cli.on_cluster import cluster_of
 
-    cluster = load_cluster(opened.on, beside=opened.plan.study.folder)
+    cluster = cluster_of(opened)
     rules = {
         name: policy.model_dump(mode="json") for name, policy in cluster.policies.items() if policy.check == "running"
     }
@@ -273,7 +278,7 @@ def _unreported(opened: Opened) -> list[str]:
     return []
 
 
-def tell(summary: Summary, runner: Runner, opened: Opened) -> None:
+def _tell(summary: Summary, runner: Runner, opened: Opened) -> None:
     """Say how a run ended, on standard error."""
     from shoal.runner import Phase
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shoal.cli import complete
 from shoal.cli.common import OnOption, ProfileOption, SetOption, StoreOption, StudyArgument, open_executor, open_study
 from shoal.cli.opened import Opened
 from shoal.errors import StudyError
@@ -25,7 +26,12 @@ def stop(
     study: StudyArgument,
     tasks: Annotated[
         list[str] | None,
-        typer.Argument(metavar="TASK", help="Only these tasks or steps; the whole run by default.", show_default=False),
+        typer.Argument(
+            metavar="TASK",
+            help="Only these tasks or steps; the whole run by default.",
+            show_default=False,
+            autocompletion=complete.steps,
+        ),
     ] = None,
     now: Annotated[bool, typer.Option("--now", help="Kill instead of asking; checkpoints may be lost.")] = False,
     wait: Annotated[bool, typer.Option(help="Wait until it has ended.")] = True,
@@ -94,7 +100,7 @@ def _stop_orphans(opened: Opened, ids: set[str], *, now: bool, wait: bool) -> in
     from shoal.executors import AttemptKey, Ended, Executor
     from shoal.store import RunnerLock, Snapshot
 
-    with RunnerLock(opened.store.lock):
+    with RunnerLock(opened.store.lock, look=opened.look):
         snapshot = Snapshot.read(opened.store)
         open_ = {
             AttemptKey(record.id, record.last.number): opened.store.task(record.step, record.id).attempt(

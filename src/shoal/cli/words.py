@@ -13,13 +13,14 @@ from shoal.units import format_size
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from shoal.plan import Resources
 
-def console(*, stderr: bool = False) -> Console:
+
+def console() -> Console:
     """A rich console; plain text when not a terminal."""
     from rich.console import Console
 
-    width = None if (sys.stderr if stderr else sys.stdout).isatty() else 120
-    return Console(stderr=stderr, width=width, highlight=False, soft_wrap=False)
+    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
 
 
 def print_json(data: Any) -> None:
@@ -53,7 +54,7 @@ def count_tasks(count: int) -> str:
     return f"{count:,} task" if count == 1 else f"{count:,} tasks"
 
 
-def asks(resources: Any) -> str:
+def asks(resources: Resources) -> str:
     """What a task asks for, in a few words: ``2 gpu 4 cpu 24Gi``."""
     words = []
     if resources.gpu:
