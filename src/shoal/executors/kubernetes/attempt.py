@@ -34,6 +34,8 @@ class Attempt:
     removing: bool = False  # it was asked for already
     tries: int = 0
     asked_again: int = 0
+    looks: int = 0  # questions after the state of its objects that are not answered yet
+    checked: bool = False  # its pods were asked for after its Job was over
     given_up: Failure | None = None
     past: set[str] = field(default_factory=set)  # Jobs of its name that do not count any more
     held: str | None = None  # what it counts as: waiting or held
@@ -65,10 +67,10 @@ class Attempt:
             return
         self.adopting = False
         if not gone:
-            view.job, view.lost = job, False
+            view.job, view.lost = job, None
             self.submitted = True
         elif view.job is None or view.job.uid == job.uid:
-            view.job, view.lost = None, True
+            view.job, view.lost = None, job.uid
 
 
 def overruled(failure: Failure) -> bool:

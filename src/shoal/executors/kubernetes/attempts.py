@@ -167,7 +167,14 @@ class Attempts:
             return
         if attempt.stop is not None and attempt.submitted and not attempt.removing:
             self._remove(attempt)  # it was found after that
+        if attempt.view.job is None and not attempt.view.lost:
+            return  # Pods are heard of by a way of their own, here faster than their Job.
         said = look(attempt.view, attempt.resources.nodes)
+        if said.unsure and attempt.view.job is not None and not attempt.checked:
+            attempt.checked = True
+            self._look(attempt, attempt.view.job.name)
+        if said.unsure and attempt.looks:
+            return
         if not attempt.started and attempt.held is not None:
             # What has a node has its room.
             what = "held" if attempt.placed else "waiting"
@@ -231,14 +238,15 @@ class Attempts:
         attempt.submitted, attempt.adopting = True, False
         attempt.tries = 0
         attempt.made_at = time.monotonic()
-        known = attempt.view.job is not None and attempt.view.job.uid == told.job["metadata"]["uid"]
-        if not known and (told.before or not attempt.view.lost):
-            attempt.view.job = JobSeen.of(told.job)
+        view, made = attempt.view, JobSeen.of(told.job)
+        if made.uid not in (view.lost, view.job.uid if view.job is not None else None):
+            view.job = made
         if attempt.stop is not None:
             self._remove(attempt)
         elif told.before:
             # Its pods may have been seen before anybody here was interested in them.
-            self._submitter.look(attempt.key, told.job["metadata"]["name"])
+            self._look(attempt, made.name)
+        self.decide(attempt)
 
     def _refused(self, attempt: Attempt, error: ShoalError) -> None:
         attempt.adopting = False
@@ -256,6 +264,11 @@ class Attempts:
     def _remove(self, attempt: Attempt) -> None:
         attempt.removing = True
         self._submitter.remove([attempt.key], now=attempt.now)
+
+    def _look(self, attempt: Attempt, name: str) -> None:
+        """Ask for the present state of its objects."""
+        attempt.looks += 1
+        self._submitter.look(attempt.key, name)
 
     # -- what follows
 
@@ -286,6 +299,7 @@ class Attempts:
             self._conclude(attempt, said)
         elif attempt.asked_again < _ASK_AGAIN and attempt.submitted:
             attempt.asked_again += 1
+            attempt.checked = False
             attempt.past |= {pod.job for pod in attempt.view.pods.values()}
             attempt.past |= {attempt.view.job.uid} if attempt.view.job is not None else set()
             attempt.view = View()
@@ -330,8 +344,9 @@ class Attempts:
                 with contextlib.suppress(OSError):
                     self._mirror.log(attempt.folder, told.answer)
             self._end(attempt, said.pod, said.failure, told.answer)
-        elif told.about == "objects" and told.answer is not None:
-            job, pods = told.answer
+        elif told.about == "objects":
+            attempt.looks -= 1
+            job, pods = told.answer or (None, [])
             for pod in pods:
                 attempt.see_pod(PodSeen.of(pod))
             if job is not None:

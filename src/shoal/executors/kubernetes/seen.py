@@ -122,7 +122,7 @@ class PodSeen:
         """When its container started."""
         for word in ("running", "terminated"):
             if (found := self._state.get(word)) is not None:
-                return str(found.get("startedAt"))
+                return found.get("startedAt")
         return None
 
     @property
@@ -165,7 +165,7 @@ class PodSeen:
         """When it was given a node."""
         for one in self.status.get("conditions") or ():
             if one["type"] == "PodScheduled" and one["status"] == "True":
-                return str(one["lastTransitionTime"])
+                return one["lastTransitionTime"]
         return None
 
 
@@ -175,12 +175,12 @@ class View:
 
     Attributes:
         job: its Job, or None where there is none (yet, or any more).
-        lost: the Job was there, and is gone.
+        lost: uid of the Job that was there, and is gone.
         pods: by name, those that are gone included.
     """
 
     job: JobSeen | None = None
-    lost: bool = False
+    lost: str | None = None
     pods: dict[str, PodSeen] = field(default_factory=dict)
 
     def mine(self) -> list[PodSeen]:
@@ -199,11 +199,13 @@ class Said:
             with what result; ``removed`` when its Job was removed and nothing of it runs.
         pod: the pod that says so.
         failure: why it failed.
+        unsure: its Job is over by its own word, and no pod that was seen says how: what the pod says may be on its way yet.
     """
 
     state: str
     pod: PodSeen | None = None
     failure: Failure | None = None
+    unsure: bool = False
 
 
 def look(view: View, nodes: int = 1) -> Said:
@@ -224,13 +226,15 @@ def look(view: View, nodes: int = 1) -> Said:
             return Said("failed", failed, failed.failure)
     if job is not None and job.complete:
         first = next((pod for pod in pods if pod.index == 0 and pod.message), None)
-        return Said("succeeded", first) if first is not None else Said("mute", pods[0] if pods else None)
+        if first is not None:
+            return Said("succeeded", first)
+        return Said("mute", pods[0] if pods else None, unsure=not any(pod.over for pod in pods if pod.index == 0))
     if job is not None and (why := job.failure) is not None:
         # The pod that failed first says it better than those that were ended because of it.
         own = sorted((pod for pod in pods if pod.failure is not None), key=_ended)
-        return Said("failed", own[0] if own else None, (own[0].failure if own else None) or why)
+        return Said("failed", own[0] if own else None, (own[0].failure if own else None) or why, unsure=not own)
     living = [pod for pod in pods if not pod.over]
-    if job is None and view.lost and not living:
+    if job is None and view.lost is not None and not living:
         return Said("removed", pods[-1] if pods else None)
     running = [pod for pod in pods if pod.running_since is not None]
     if running:

@@ -177,7 +177,8 @@ class Submitter:
     def _ask(self, key: AttemptKey, about: str, read: Callable[[], Any]) -> None:
         def work() -> None:
             answer = None
-            with contextlib.suppress(ShoalError, ValueError, KeyError):
+            # Whatever happens here: somebody waits for an answer.
+            with contextlib.suppress(Exception):
                 answer = read()
             self._tell(Fetched(key, about, answer))
 
