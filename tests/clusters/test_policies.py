@@ -91,6 +91,7 @@ BROKEN = [
     ("store", {}, "store: {claim: results, shared: false}", "warn", "one node at a time"),
     ("gpu-types", resources(gpu_type=["rtx3091"]), "", "error", "no GPU is called rtx3091"),
     ("gpu-types", resources(gpu_type=["rtx3091", "a10"]), "", "warn", "no GPU is called rtx3091"),
+    ("regions", {}, "defaults: {regions: [us-cental]}", "warn", "no region us-cental is known"),
     ("gpu-types", resources(gpu_type=["t4"], gpu_memory="24Gi"), "", "error", "t4 has 15Gi"),
     ("gpu-types", resources(gpu_type=[], gpu_memory="80Gi"), "", "error", "asked for as nvidia.com/gpu has 80Gi"),
     ("nodes", resources(nodes=2), "", "note", "each of its 2 nodes"),

@@ -85,3 +85,10 @@ def test_counts_are_those_of_the_tasks_whatever_they_went_through(moves):
     held = Counter({A40: sum(asked[n].nodes * asked[n].gpu for n, what in state.items() if what == "held")})
     assert +chooser.waiting == +waiting
     assert +chooser.held == +held
+
+
+def test_a_region_in_which_there_is_no_node_is_named():
+    cluster = parse_cluster("extends: nautilus\ndefaults: {regions: [us-cental]}\n", "mine.yaml")
+    nodes = [NodeSeen("one", {"topology.kubernetes.io/region": "us-central"}, {"cpu": 8.0, "memory": 2.0**36})]
+    said = Chooser(cluster, nodes).impossible(Resources())
+    assert said == "no node is in us-cental (topology.kubernetes.io/region): there are us-central."

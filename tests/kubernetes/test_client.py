@@ -88,6 +88,12 @@ def test_what_passes_by_itself_is_tried_again(server: Scripted) -> None:
     ("answer", "kind", "words"),
     [
         (status(403, "no"), api.Forbidden, "may not get pods a in namespace lab"),
+        (status(403, 'pods "a" is forbidden: User "u" cannot get x'), api.Forbidden, "this login may not get pods a"),
+        (
+            status(403, 'pods "a" is forbidden: violates PodSecurity "restricted:latest": runAsNonRoot != true'),
+            api.Forbidden,
+            'the platform refuses to get pods a in namespace lab: violates PodSecurity "restricted:latest"',
+        ),
         (status(403, "exceeded quota: q, requested: pods=1"), api.QuotaExceeded, "exceeded quota: q"),
         (status(403, 'admission webhook "x" denied the request: no sleep'), api.Denied, "no sleep"),
         (status(404, "gone"), api.NotFound, "gone"),

@@ -10,12 +10,13 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from shoal.cli import app, inpod
+from shoal.cli import app, detached, inpod
 from shoal.errors import UsageError
 from shoal.executors.kubernetes import detach
 from shoal.executors.kubernetes.preflight import NEEDED
+from shoal.store import StudyStore
 
-from .demo import FULL, PLAIN, cluster
+from .demo import FULL, PLAIN, cluster, objects
 from .test_s3 import BUCKETED
 
 RUNNER = "runner: {image: 'ghcr.io/example/shoal:1'}\n"
@@ -59,6 +60,20 @@ def test_the_runner_can_do_little() -> None:
     requests = container["resources"]["requests"]
     assert requests == container["resources"]["limits"]
     assert (requests["cpu"], int(requests["memory"]) <= 2_000_000_000) == ("1", True), "exempt from the rule on use"
+
+
+def test_the_runner_keeps_to_the_cluster_file_as_tasks_do() -> None:
+    *maps, job = made(FULL)
+    template = job["spec"]["template"]
+    for meta in (job["metadata"], template["metadata"], maps[0]["metadata"]):
+        assert meta["labels"]["team"] == "vision"
+        assert meta["annotations"] == {"example.org/cost-centre": "1e5"}
+    pod, task = template["spec"], objects(at=cluster(FULL))
+    (of_task,) = (
+        one for name, found in task.items() if name.startswith("chips/") for one in found if one["kind"] == "Job"
+    )
+    for key in ("affinity", "tolerations", "imagePullSecrets", "securityContext"):
+        assert pod[key] == of_task["spec"]["template"]["spec"][key], key
 
 
 def test_the_role_has_what_a_run_needs_and_nothing_of_secrets_or_of_the_cluster() -> None:
@@ -111,6 +126,39 @@ def test_the_role_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     kinds = [one["kind"] for one in yaml.safe_load_all(done.stdout)]
     assert kinds == ["ServiceAccount", "Role", "RoleBinding"]
     assert not (tmp_path / "runs-lab").exists()
+    # Where the cluster file names no namespace, it is the login's.
+    (tmp_path / "clusters" / "lab.yaml").write_text("store: {claim: results}\n" + RUNNER)
+    (tmp_path / "kubeconfig").write_text(
+        "{current-context: a, contexts: [{name: a, context: {cluster: b, namespace: pond}}], "
+        "clusters: [{name: b, cluster: {server: 'https://127.0.0.1:9'}}]}"
+    )
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    done = CliRunner().invoke(app, ["run", str(tmp_path / "s.yaml"), "--on", "lab", "--print-role"])
+    *_, binding = yaml.safe_load_all(done.stdout)
+    assert (binding["metadata"]["namespace"], binding["subjects"][0]["namespace"]) == ("pond", "pond")
+
+
+def ended(code: int, said: str = "") -> dict[str, Any]:
+    state = {"terminated": {"exitCode": code, "reason": "Error", "message": said}}
+    status = {"phase": "Failed", "containerStatuses": [{"name": detach.CONTAINER, "state": state}]}
+    return {"metadata": {"name": "shoal-run-5c0pe-x"}, "status": status}
+
+
+def test_why_a_runner_ended_is_said_where_it_could_not_run_at_all(tmp_path: Path) -> None:
+    store = StudyStore(tmp_path)
+    missing = ended(1, "python3: Error (ModuleNotFoundError: No module named 'shoal')")
+    assert "its image has no Shoal" in str(detached._last_words([missing], store))
+    assert "exit code 2:\n  a word" in str(detached._last_words([ended(2, "a word")], store))
+    # With a record of its own it has told already what failed.
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "1.json").write_text('{"host": "shoal-run-5c0pe-x"}')
+    assert detached._last_words([ended(1, "1 failed")], store) is None
+    assert detached._last_words([ended(0)], store) is None
+    assert detached._last_words([], store) is None
+    assert detached._why_no_pod([ended(130)]) is None, "its Job will say so"
+    another = detached._why_no_pod([ended(128, 'exec: "python9": not found')])
+    assert another == 'its pod ended with exit code 128, and another one follows: exec: "python9": not found'
+    assert detached._why_no_pod([]) == "it waits for its pod"
 
 
 def test_passed_gates_are_taken_where_there_are_none(tmp_path: Path) -> None:

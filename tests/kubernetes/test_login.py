@@ -323,6 +323,11 @@ def test_oidc_login_has_its_own_advice(write: Callable[..., Path], plugin: FakeP
     with pytest.raises(LoginError) as caught:
         Authenticator(read_login([path]), terminal=False).current()
     assert "kubectl oidc-login" in str(caught.value.hint)
+    # As kubectl says it where the plugin is not installed.
+    plugin.path.write_text('#!/bin/sh\necho \'error: unknown command "oidc-login" for "kubectl"\' >&2; exit 1\n')
+    with pytest.raises(LoginError, match="unknown command") as caught:
+        Authenticator(read_login([path]), terminal=False).current()
+    assert "a program kubectl-oidc_login on the PATH" in str(caught.value.hint)
 
 
 MISTAKES: list[tuple[Any, str]] = [

@@ -139,6 +139,18 @@ def test_inputs_give_their_digests_and_missing_ones_end_the_attempt(place: Pod) 
     assert json.loads((Path(spec["task_dir"]) / "result.json").read_text())["inputs"] == {"ba9876543210": "d1"}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the folder that nobody may write to is Linux's")
+def test_a_store_that_may_not_be_written_is_the_users_to_mend(place: Pod) -> None:
+    spec = spec_of(
+        place, "true", task_dir="/sys/s/train/0123456789ab", attempt_dir="/sys/s/train/0123456789ab/attempts/1"
+    )
+    place.mount(spec)
+    code, log = place.run()
+    assert code == 1
+    assert "the user that the pod runs as may not write to the store: " in log
+    assert "/sys/s" in place.said()["problem"]
+
+
 def test_the_same_attempt_never_runs_twice(place: Pod) -> None:
     place.mount(spec_of(place, "echo ran"))
     assert place.run()[0] == 0

@@ -291,6 +291,7 @@ def test_the_reader_can_do_little_and_ends_by_itself(text: str) -> None:
     assert container["volumeMounts"][0] == {"name": "store", "mountPath": "/shoal", "readOnly": True}
     assert all(one["readOnly"] for one in container["volumeMounts"])
     assert container["resources"]["requests"] == container["resources"]["limits"]
+    assert ("affinity" in spec, "tolerations" in spec) == ((text == FULL),) * 2, "where the cluster file lets pods run"
     names = {reader_manifest(cluster(text), "s", "i")["metadata"]["name"] for _ in range(5)}
     assert len(names) == 5
 

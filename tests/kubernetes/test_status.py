@@ -150,10 +150,16 @@ def test_the_scheduler_in_plain_words() -> None:
         "No node has room: of 214 nodes 120 have too little free nvidia.com/gpu, 80 are not of the GPU type or place asked for, "
         "11 are tainted nautilus.io/issue, 3 have too little free memory."
     )
-    condition["message"] = 'persistentvolumeclaim "results" not found'
-    found = waiting_for({"status": {"phase": "Pending", "conditions": [condition]}})
-    assert found is not None
-    assert 'persistentvolumeclaim "results" not found' in found.message
+    unbound = "pod has unbound immediate PersistentVolumeClaims"
+    for message, said in (
+        ('persistentvolumeclaim "results" not found', "The claim results is not there."),
+        (f"0/9 nodes are available: {unbound}. not found", "A claim that it mounts is not bound to a volume"),
+        ("no luck", "It cannot be placed: no luck"),
+    ):
+        condition["message"] = message
+        found = waiting_for({"status": {"phase": "Pending", "conditions": [condition]}})
+        assert found is not None
+        assert found.message.startswith(said)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["call_off", "hand_on", "live", "refresh", "runner_files", "runner_lease", "start", "wait_for_end"]
 
 _FILE = "detached.json"
+_MOMENT = 2.0
 _ACCOUNT = ("ServiceAccount", "Role", "RoleBinding")
 
 
@@ -230,27 +231,42 @@ def live(store: StudyStore) -> Runner | None:
     return Runner(str(known.get("pod") or known.get("job")), str(known.get("started")))
 
 
-def refresh(store: StudyStore, beside: Path) -> None:
+def _note(text: str) -> None:
+    typer.echo(f"note: {text}", err=True)
+
+
+def refresh(store: StudyStore, beside: Path, *, note: Callable[[str], None] = _note) -> None:
     """Bring the mirror of a detached run up to date; says so where that is impossible, and leaves it as it was."""
     known = _read(store)
     if known is None or known.get("ended") is not None:
         return
     try:
-        _refresh(store, known, beside)
+        _refresh(store, known, beside, note)
     except ShoalError as error:
-        typer.echo(f"note: as of the last look; the runner in the cluster cannot be asked: {error}", err=True)
+        note(f"as of the last look; the runner in the cluster cannot be asked: {error}")
 
 
-def _refresh(store: StudyStore, known: dict[str, Any], beside: Path) -> None:
+def _refresh(store: StudyStore, known: dict[str, Any], beside: Path, note: Callable[[str], None]) -> None:
     from shoal.agent.agent import write_json_atomic
-    from shoal.executors.kubernetes.client import JOBS, NotFound
+    from shoal.executors.kubernetes.client import JOBS, CommandFailed, NotFound
     from shoal.executors.kubernetes.reading import find_image, reader_pod
 
     with _connected(known, beside) as (client, cluster):
         pod = _pod(client, cluster, store)
+        since = float(known.get("since") or 0.0)
         if pod is not None:
-            files = _files(client, cluster, store, pod)
-            known = {**known, "pod": pod, "since": _take(files, store, float(known.get("since") or 0.0))}
+            try:
+                since = _take(_files(client, cluster, store, pod), store, since)
+            except CommandFailed as error:
+                if error.started:
+                    raise
+                # Its container has just ended, and the pod says so in a moment.
+                time.sleep(_MOMENT)
+                pod = _pod(client, cluster, store)
+                if pod is not None:
+                    raise
+        if pod is not None:
+            known = {**known, "pod": pod, "since": since}
         else:
             try:
                 job = client.get(JOBS, str(known["job"]))
@@ -258,16 +274,19 @@ def _refresh(store: StudyStore, known: dict[str, Any], beside: Path) -> None:
             except NotFound:
                 outcome = "its Job is gone"
             if outcome is None:
-                _say_why(client, cluster, store)
+                if (why := _why_no_pod(_pods(client, cluster, store))) is not None:
+                    note(f"the runner in the cluster does not run at the moment: {why}")
                 return  # it waits for its pod, or for another one
-            _say_end(client, cluster, store)
+            pods = _pods(client, cluster, store)
             assert cluster.store is not None
             if cluster.store.s3 is not None:
                 last = _packs(store, cluster).take(int(known.get("packs") or 0), skip=_ours(store))
                 known = {**known, "packs": last}
             else:
                 with reader_pod(client, cluster, store.name, find_image(cluster, [cluster.runner.image])) as files:
-                    _take(files, store, float(known.get("since") or 0.0))
+                    _take(files, store, since)
+            if (said := _last_words(pods, store)) is not None:
+                note(said)
             known = {**known, "ended": outcome}
     write_json_atomic(str(store.root / _FILE), known)
 
@@ -321,26 +340,48 @@ def _pods(client: Client, cluster: Cluster, store: StudyStore) -> list[dict[str,
     return sorted(pods, key=lambda one: str(one["metadata"]["creationTimestamp"]))
 
 
-def _say_why(client: Client, cluster: Cluster, store: StudyStore) -> None:
-    """Say what keeps the runner's pod from starting."""
-    from shoal.executors.kubernetes.detach import CONTAINER
+def _why_no_pod(pods: list[dict[str, Any]]) -> str | None:
+    """What keeps the runner's pod from running; None where the last one has just ended for good."""
+    from shoal.executors.kubernetes.detach import CONTAINER, FINAL
     from shoal.executors.kubernetes.status import waiting_for
 
-    why = next((why for one in _pods(client, cluster, store)[-1:] if (why := waiting_for(one, CONTAINER))), None)
-    said = why.message if why is not None else "it waits for its pod"
-    typer.echo(f"note: the runner in the cluster does not run at the moment: {said}", err=True)
+    for pod in pods[-1:]:
+        ended = _ended(pod)
+        if ended.get("exitCode") in FINAL:
+            return None  # its Job says so in a moment
+        if ended:
+            last = str(ended.get("message") or ended.get("reason") or "").strip().rpartition("\n")[2]
+            return f"its pod ended with exit code {ended.get('exitCode')}, and another one follows: {last}"
+        if (why := waiting_for(pod, CONTAINER)) is not None:
+            return why.message
+    return "it waits for its pod"
 
 
-def _say_end(client: Client, cluster: Cluster, store: StudyStore) -> None:
-    """Say why the runner ended, if it could not run at all."""
-    for pod in _pods(client, cluster, store)[-1:]:
-        for one in (pod.get("status") or {}).get("containerStatuses") or ():
-            ended = (one.get("state") or {}).get("terminated") or {}
-            if ended.get("exitCode") not in (None, 0, 1, 3, 130):
-                lines = str(ended.get("message") or ended.get("reason") or "").strip().splitlines()
-                said = "\n  ".join(lines[-4:])
-                code = ended["exitCode"]
-                typer.echo(f"note: the runner in the cluster ended with exit code {code}:\n  {said}", err=True)
+def _last_words(pods: list[dict[str, Any]], store: StudyStore) -> str | None:
+    """Why the runner ended, if it could not run at all."""
+    from shoal.store import read_json
+
+    ended = _ended(pods[-1]) if pods else {}
+    code = ended.get("exitCode")
+    if code in (None, 0):
+        return None
+    # One whose image has no Shoal ends with 1, as does one whose tasks have failed; only the latter has left a record.
+    name = pods[-1]["metadata"]["name"]
+    if code in (1, 3, 130) and any(
+        (read_json(one) or {}).get("host") == name for one in store.root.glob("runs/*.json")
+    ):
+        return None
+    lines = str(ended.get("message") or ended.get("reason") or "").strip().splitlines()
+    said = "\n  ".join(lines[-4:])
+    why = "; its image has no Shoal (runner: in the cluster file)" if "No module named 'shoal" in said else ""
+    return f"the runner in the cluster ended with exit code {code}{why}:\n  {said}"
+
+
+def _ended(pod: dict[str, Any]) -> dict[str, Any]:
+    """How a pod's container ended; empty while it has not."""
+    for one in (pod.get("status") or {}).get("containerStatuses") or ():
+        return (one.get("state") or {}).get("terminated") or {}
+    return {}
 
 
 def _files(client: Client, cluster: Cluster, store: StudyStore, pod: str) -> ClaimFiles:
@@ -412,9 +453,16 @@ def runner_files(opened: Opened) -> Iterator[ClaimFiles]:
 
 def wait_for_end(opened: Opened) -> None:
     """Wait until the runner in the cluster has ended."""
+    told: set[str] = set()
+
+    def note(text: str) -> None:
+        if text not in told:
+            told.add(text)
+            _note(text)
+
     while live(opened.store) is not None:
         time.sleep(2.0)
-        refresh(opened.store, opened.plan.study.folder)
+        refresh(opened.store, opened.plan.study.folder, note=note)
 
 
 def _read(store: StudyStore) -> dict[str, Any] | None:

@@ -92,7 +92,8 @@ def _outputs(opened: Opened, ids: set[str], output: Path | None) -> int:
         def say(one: Wanted, text: str) -> None:
             nonlocal count
             count += 1
-            typer.echo(f"[{count}/{len(wanted)}] {one.step} {one.task} ({format_size(one.size)}) {text}", err=True)
+            size = format_size(one.size) if one.size >= 1 << 10 else f"{one.size} B"
+            typer.echo(f"[{count}/{len(wanted)}] {one.step} {one.task} ({size}) {text}", err=True)
 
         found = pull_outputs(files, wanted, target, say=say)
     here = f", {len(found.here)} were here" if found.here else ""

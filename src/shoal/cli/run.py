@@ -119,9 +119,13 @@ def _detached(
     if only_role:
         from shoal.cli.on_cluster import cluster_of
         from shoal.executors.kubernetes.detach import account_objects, role
+        from shoal.executors.kubernetes.login import find_login
         from shoal.executors.kubernetes.write import to_yaml
 
         cluster = cluster_of(opened)
+        if cluster.namespace is None:
+            # What binds the account to its rights has to name it.
+            cluster = cluster.model_copy(update={"namespace": find_login(cluster.context).namespace})
         typer.echo(to_yaml(account_objects(cluster) or [role(cluster)]), nl=False)
         return
     job = detached.start(opened, words, asked=asked, max_parallel=max_parallel)

@@ -55,7 +55,8 @@ def stop(
         _ask_to_stop(running[0], set(), now=now, wait=wait)
         return
     ids = opened.plan.find(tasks) if tasks else set()
-    if live(opened.store) is not None and (ids or not call_off(opened)):
+    called_off = live(opened.store) is not None and not ids and call_off(opened)
+    if not called_off and live(opened.store) is not None:
         hand_on(opened, Request("stop", tuple(sorted(ids)), now=now))
         if wait and not ids:
             wait_for_end(opened)
@@ -67,7 +68,8 @@ def stop(
         _ask_to_stop(opened.store, ids, now=now, wait=wait)
         return
     stopped = _stop_orphans(opened, ids, now=now, wait=wait) if opened.store.root.is_dir() else 0
-    typer.echo(f"{opened.plan.study.study}: no runner; {stopped} running task{'s' if stopped != 1 else ''} stopped")
+    runner = "its runner, which was not at work, was called off" if called_off else "no runner"
+    typer.echo(f"{opened.plan.study.study}: {runner}; {stopped} running task{'s' if stopped != 1 else ''} stopped")
 
 
 def _runs_of(file: Path, store: str | None) -> list[StudyStore]:

@@ -163,6 +163,18 @@ def _secrets(at: Situation) -> Iterator[Made]:
         )
 
 
+def _regions(at: Situation) -> Iterator[Made]:
+    known = at.cluster.regions
+    for region in at.cluster.defaults.regions if known else ():
+        if region not in known:
+            near = nearest(region, known)
+            yield (
+                "warn",
+                f"no region {region} is known, and tasks run there only",
+                f"Did you mean {near}?" if near else f"Known: {', '.join(known)}.",
+            )
+
+
 Own = Callable[[Situation], Iterable[Made]]
 OWN: dict[str, Own] = {
     "image": _image,
@@ -170,5 +182,6 @@ OWN: dict[str, Own] = {
     "data": _data,
     "gpu-types": _gpu_types,
     "nodes": _nodes,
+    "regions": _regions,
     "secrets": _secrets,
 }

@@ -173,6 +173,11 @@ class Chooser:
 
     def _largest(self, asked: Resources, ways: Sequence[GpuRequest]) -> str:
         nodes = self.nodes or ()
+        label, regions = self._cluster.labels.region, self._cluster.defaults.regions
+        known = sorted({node.labels[label] for node in nodes if label in node.labels})
+        if regions and not set(regions) & set(known):
+            there = f"there are {', '.join(known)}" if known else "none says where it is"
+            return f"no node is in {', '.join(regions)} ({label}): {there}."
         cpu = max(node.room.get("cpu", 0.0) for node in nodes)
         memory = max(node.room.get("memory", 0.0) for node in nodes)
         if asked.cpu > cpu or (asked.memory or 0) > memory:
@@ -181,7 +186,8 @@ class Chooser:
             most = max(node.room.get(way.resource, 0.0) for node in nodes)
             if most < way.count:
                 return f"no node has {way.count} {way.resource}: the most there is on one is {most:g}."
-        return "no node has the GPUs that it asks for together with so many cores and so much memory, where it may run."
+        what = "the GPUs that it asks for together with so many cores and so much memory" if ways else "room for it"
+        return f"no node has {what}, where it may run."
 
 
 def _above(text: str | None, least: int) -> bool:

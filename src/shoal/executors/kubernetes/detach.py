@@ -8,12 +8,13 @@ from typing import Any
 from shoal.clusters.schema import Cluster
 from shoal.errors import UsageError
 from shoal.executors.kubernetes import bundle, names
-from shoal.executors.kubernetes.podspec import Manifest, bucket_env, other_claims, pod_security
+from shoal.executors.kubernetes.podspec import Manifest, bucket_env, other_claims, pod_place, pod_security
 from shoal.executors.kubernetes.reading import VARIABLE, reader_source
 from shoal.executors.kubernetes.spec import WORK, layout_of
 
 __all__ = [
-    "ACCOUNT", "BASKET", "CONTAINER", "STUDY", "account_objects", "role", "runner_name", "runner_objects", "runner_store",
+    "ACCOUNT", "BASKET", "CONTAINER", "FINAL", "STUDY",
+    "account_objects", "role", "runner_name", "runner_objects", "runner_store",
 ]  # fmt: skip
 
 ACCOUNT = "shoal-runner"
@@ -23,8 +24,8 @@ BASKET = "/shoal-study"
 STUDY = f"{WORK}/study"
 """Where it is laid out."""
 _RECORDS = f"{WORK}/runs"
-# What `shoal run` ends with when there is nothing left to do, or a person has to look: it is not started again.
-_FINAL = (1, 2, 3, 130)
+FINAL = (0, 1, 2, 3, 130)
+"""What `shoal run` ends with when there is nothing left to do, or a person has to look: it is not started again."""
 
 _RULES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("batch", ("jobs",), ("get", "list", "watch", "create", "patch", "delete", "deletecollection")),
@@ -175,6 +176,7 @@ def _job(
     container["volumeMounts"] += mounts
     if defaults.image_pull_secrets:
         pod["imagePullSecrets"] = [{"name": one} for one in defaults.image_pull_secrets]
+    pod |= pod_place(cluster)
     spec: Manifest = {
         # A runner that is evicted, or whose node is gone, is started again, and adopts what runs.
         "backoffLimit": 20,
@@ -183,14 +185,19 @@ def _job(
                 {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
                 {
                     "action": "FailJob",
-                    "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": list(_FINAL)},
+                    "onExitCodes": {
+                        "containerName": CONTAINER,
+                        "operator": "In",
+                        "values": [code for code in FINAL if code],
+                    },
                 },
             ]
         },
         "ttlSecondsAfterFinished": int(defaults.ttl),
-        "template": {"metadata": {"labels": dict(sorted(labels.items()))}, "spec": pod},
     }
-    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": _meta(cluster, name, labels), "spec": spec}
+    meta = _meta(cluster, name, labels)
+    spec["template"] = {"metadata": {key: meta[key] for key in ("labels", "annotations") if key in meta}, "spec": pod}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": meta, "spec": spec}
 
 
 def _meta(cluster: Cluster, name: str, labels: Mapping[str, str]) -> Manifest:
@@ -198,4 +205,6 @@ def _meta(cluster: Cluster, name: str, labels: Mapping[str, str]) -> Manifest:
     if cluster.namespace is not None:
         made["namespace"] = cluster.namespace
     made["labels"] = dict(sorted(labels.items()))
+    if cluster.defaults.annotations:
+        made["annotations"] = dict(cluster.defaults.annotations)
     return made

@@ -11,6 +11,7 @@ JSON, or ``gz:`` and base64 of gzipped JSON.
 # ruff: noqa: UP006, UP031, UP035, UP045, PTH100, PTH101, PTH103, PTH104, PTH110, PTH116, PTH119, PTH120, PTH123, RUF005
 # (Python 3.8, like the agent.)
 import base64
+import errno
 import gzip
 import io
 import json
@@ -307,6 +308,8 @@ def main(folder: str) -> int:
     except (OSError, ValueError, KeyError, TypeError, tarfile.TarError) as error:
         if getattr(error, "status", None) in (401, 403):  # waiting would not help
             return fail(spec, DENIED, "the object store does not accept the keys, or not for this bucket: %s" % error)
+        if getattr(error, "errno", None) in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return fail(spec, DENIED, "the user that the pod runs as may not write to the store: %s" % error)
         return fail(spec, STORE, "cannot prepare the attempt: %s" % error)
     except LookupError as error:
         return fail(spec, STORE, str(error))

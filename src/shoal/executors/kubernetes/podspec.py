@@ -12,7 +12,7 @@ from shoal.clusters.situation import limit_ratios
 from shoal.executors.kubernetes.spec import AGENT, WORK
 from shoal.plan.resources import Resources
 
-__all__ = ["CONTAINER", "PORT", "Manifest", "pod_of", "pod_security"]
+__all__ = ["CONTAINER", "PORT", "Manifest", "pod_of", "pod_place", "pod_security"]
 
 Manifest = dict[str, Any]
 
@@ -71,11 +71,7 @@ def pod_of(
     if (priority := _priority(cluster, way)) is not None:
         pod["priorityClassName"] = priority
     pod["securityContext"] = pod_security(cluster)
-    if affinity := _affinity(cluster, way):
-        pod["affinity"] = affinity
-    tolerations = [*defaults.tolerations, *(one for gpu in (way.gpus if way else ()) for one in gpu.tolerations)]
-    if tolerations:
-        pod["tolerations"] = [_toleration(one) for one in dict.fromkeys(tolerations)]
+    pod |= pod_place(cluster, way)
     if asked.nodes > 1:
         pod["subdomain"] = name
     volumes, mounts = _volumes(cluster, asked, sources)
@@ -115,6 +111,25 @@ def pod_security(cluster: Cluster) -> Manifest:
         made["runAsGroup"] = security.group
     if security.fs_group is not None:
         made |= {"fsGroup": security.fs_group, "fsGroupChangePolicy": "OnRootMismatch"}
+    return made
+
+
+def pod_place(cluster: Cluster, way: GpuRequest | None = None) -> Manifest:
+    """On which nodes a pod may run, and which taints it puts up with.
+
+    Args:
+        cluster: where it runs.
+        way: how it asks for GPUs; None for one that wants none.
+    """
+    made: Manifest = {}
+    if affinity := _affinity(cluster, way):
+        made["affinity"] = affinity
+    tolerations = [
+        *cluster.defaults.tolerations,
+        *(one for gpu in (way.gpus if way else ()) for one in gpu.tolerations),
+    ]
+    if tolerations:
+        made["tolerations"] = [_toleration(one) for one in dict.fromkeys(tolerations)]
     return made
 
 

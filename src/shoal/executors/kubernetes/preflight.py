@@ -108,10 +108,10 @@ def preflight(
         )
     for step, job in jobs.items():
         _image(step, job)
-    _claim(client, cluster)
+    notes = _claims(client, cluster)
     _secret(client, cluster.defaults.secret, sorted(set(secrets)))
     _bucket(client, cluster)
-    return [note for step, job in jobs.items() for note in _try(client, step, job)]
+    return notes + [note for step, job in jobs.items() for note in _try(client, step, job)]
 
 
 def missing_rights(client: Client, needed: Iterable[Right]) -> list[Right]:
@@ -160,7 +160,9 @@ def _image(step: str, job: Manifest) -> None:
         )
 
 
-def _claim(client: Client, cluster: Cluster) -> None:
+def _claims(client: Client, cluster: Cluster) -> list[str]:
+    """Whether the claims are there; what a person should know of them."""
+    notes = []
     wanted = [cluster.store.claim] if cluster.store is not None and cluster.store.claim else []
     wanted += [one.claim for one in cluster.volumes]
     for name in dict.fromkeys(wanted):
@@ -173,8 +175,14 @@ def _claim(client: Client, cluster: Cluster) -> None:
             ) from None
         except Forbidden:
             continue
-        if (found.get("status") or {}).get("phase") == "Lost":
+        phase = (found.get("status") or {}).get("phase")
+        if phase == "Lost":
             raise UsageError(f"the claim {name} in namespace {client.namespace} has lost its volume")
+        if phase == "Pending":
+            # Those of some storage classes are bound when the first pod comes.
+            said = f"kubectl describe pvc {name} shows why"
+            notes.append(f"the claim {name} is not bound to a volume yet, and pods wait until it is: {said}")
+    return notes
 
 
 def _secret(client: Client, name: str, keys: list[str]) -> dict[str, str] | None:

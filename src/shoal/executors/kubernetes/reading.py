@@ -16,7 +16,7 @@ from shoal.errors import UsageError
 from shoal.executors.kubernetes import names
 from shoal.executors.kubernetes.arriving import State, lay_out, take_records
 from shoal.executors.kubernetes.client import PODS, Client, NotFound
-from shoal.executors.kubernetes.podspec import Manifest, other_claims, pod_security
+from shoal.executors.kubernetes.podspec import Manifest, other_claims, pod_place, pod_security
 from shoal.executors.kubernetes.status import failure_of_pod, waiting_for
 
 __all__ = ["VARIABLE", "ClaimFiles", "find_image", "reader_manifest", "reader_pod", "reader_source"]
@@ -81,11 +81,7 @@ def reader_manifest(cluster: Cluster, study: str, image: str, *, read_only: bool
     }
     if defaults.image_pull_secrets:
         pod["imagePullSecrets"] = [{"name": one} for one in defaults.image_pull_secrets]
-    if defaults.tolerations:
-        pod["tolerations"] = [
-            {key: text for key in ("key", "operator", "value", "effect") if (text := getattr(one, key)) is not None}
-            for one in defaults.tolerations
-        ]
+    pod |= pod_place(cluster)
     return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": pod}
 
 

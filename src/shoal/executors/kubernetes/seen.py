@@ -122,7 +122,7 @@ class PodSeen:
         """When its container started."""
         for word in ("running", "terminated"):
             if (found := self._state.get(word)) is not None:
-                return found.get("startedAt")
+                return _time(found.get("startedAt"))
         return None
 
     @property
@@ -165,7 +165,7 @@ class PodSeen:
         """When it was given a node."""
         for one in self.status.get("conditions") or ():
             if one["type"] == "PodScheduled" and one["status"] == "True":
-                return one["lastTransitionTime"]
+                return _time(one["lastTransitionTime"])
         return None
 
 
@@ -245,6 +245,10 @@ def look(view: View, nodes: int = 1) -> Said:
 def _ended(pod: PodSeen) -> tuple[bool, str, int]:
     finished = (pod.terminated or {}).get("finishedAt")
     return finished is None, finished or "", pod.index
+
+
+def _time(given: object) -> str | None:
+    return str(given) if given else None
 
 
 def seconds(text: str | None) -> float | None:

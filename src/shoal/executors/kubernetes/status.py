@@ -192,6 +192,10 @@ _WHY = (
 
 def _plain(message: str) -> str:
     """The scheduler's message in plain words; as it is where it says something else."""
+    if (claim := re.search(r'persistentvolumeclaim "([^"]+)" (not found|is being deleted)', message)) is not None:
+        return f"The claim {claim[1]} {'is not there' if claim[2] == 'not found' else claim[2]}."
+    if "unbound immediate PersistentVolumeClaims" in message:
+        return "A claim that it mounts is not bound to a volume: kubectl describe pvc shows why."
     head = re.match(r"0/(\d+) nodes are available: (.*)", message, re.S)
     if head is None:
         return f"It cannot be placed: {_short(message)}" if message else "It cannot be placed."

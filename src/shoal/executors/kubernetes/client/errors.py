@@ -15,6 +15,9 @@ __all__ = [
 ]  # fmt: skip
 
 _LONGEST = 600
+# How admission says no, and how the authorizer does.
+_RULED = re.compile(r"is forbidden: (.*)")
+_RIGHTS = re.compile(r" cannot |attempting to grant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ class Unauthorized(ApiError):
 
 
 class Forbidden(ApiError):
-    """The login may not do this (403)."""
+    """The login may not do this, or admission does not let it (403)."""
 
     exit_code = 2
 
@@ -144,6 +147,12 @@ def error_of(
                 f"no quota is left to {asked}: {said[said.index('exceeded quota') :]}",
                 "kubectl describe quota shows what is used; the namespace's admins or the platform can raise it.",
             )
+        if (rule := _RULED.search(said)) is not None and _RIGHTS.search(said) is None:
+            # Not for want of rights: limits of the namespace, its pod security, a name that does not exist; or, for a moment,
+            # a server that has just started and does not know these yet.
+            hint = "In the cluster file: security: {user: 1000, group: 1000, fs_group: 1000}."
+            insecure = "runAsNonRoot" in said or "runAsUser" in said
+            return made(Forbidden, f"the platform refuses to {asked}: {rule[1]}", hint if insecure else None)
         return made(Forbidden, f"this login may not {asked}" + (f": {said}" if said else ""))
     if status == 404:
         return made(NotFound, f"cannot {asked}: {said or 'not found'}")

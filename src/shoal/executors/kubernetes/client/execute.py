@@ -39,6 +39,11 @@ class CommandFailed(ApiError):
         super().__init__(message, asked)
         self.code = code
 
+    @property
+    def started(self) -> bool:
+        """Whether it ran at all."""
+        return self.code >= 0
+
 
 class Execution:
     """A command that runs in a container: a context manager, which ends it where it was not read to its end.

@@ -123,7 +123,11 @@ class Authenticator:
         if done.returncode != 0:
             lines = (done.stderr or b"").decode("utf-8", "replace").strip().splitlines()
             said = f": {lines[-1][:300]}" if lines else ""
-            raise self._error(plugin, f"failed with exit code {done.returncode}{said}", how_to_log_in(plugin))
+            hint = how_to_log_in(plugin)
+            if "unknown command" in said and plugin.args:
+                file = f"kubectl-{plugin.args[0].replace('-', '_')}"
+                hint = plugin.install_hint or f"Install that plugin of kubectl: a program {file} on the PATH."
+            raise self._error(plugin, f"failed with exit code {done.returncode}{said}", hint)
         return self._read(plugin, done.stdout)
 
     def _read(self, plugin: Plugin, data: bytes) -> Material:
