@@ -307,7 +307,7 @@ def test_two_scenes_become_a_map_of_clearings(made: Path, tmp_path: Path, cli) -
     assert hit / either > 0.3
     assert found["hectares"].sum() == pytest.approx((classes == 1).sum() * 0.01, rel=0.01)
     for scenes, message in (
-        ([pair.first], "the model looks at 2 scenes, but 1 were given"),
+        ([pair.first], "the model looks at 2 scenes; given: 1"),
         ([pair.second, pair.first], "the dates are reversed"),
     ):
         code, _, error = cli(*start, *(word for scene in scenes for word in ("--scene", scene)))

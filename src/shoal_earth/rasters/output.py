@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +65,24 @@ def _is_full(path: Path) -> bool:
     return there is not None and shutil.disk_usage(there).free < 2**16
 
 
+@cache
+def _hush() -> None:
+    """Take libtiff's own voice: whatever GDAL is told, it prints a line for each failed write, beside the error that is raised.
+
+    It is asked in the library that is loaded, where the system tells which (Linux); elsewhere the lines stay.
+    """
+    with suppress(OSError, AttributeError):
+        loaded = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libtiff" in line}
+        for path in loaded:
+            silence = ctypes.CDLL(path).TIFFSetErrorHandler
+            silence.argtypes, silence.restype = [ctypes.c_void_p], ctypes.c_void_p
+            silence(None)
+
+
 @contextmanager
 def writing(path: Path, left: str = "Nothing was left there.") -> Iterator[None]:
     """Raise what goes wrong in the block as WriteError about ``path``; ``left`` says what is there then."""
+    _hush()
     try:
         # Outside of an environment of rasterio GDAL prints what went wrong, line by line, beside the message raised here.
         with rasterio.Env():
@@ -171,6 +188,9 @@ def write_tiles(
 
     Returns:
         The windows with the checksum of what they should hold.
+
+    Raises:
+        OSError: the disk has no room for it, which is known before anything is written.
     """
     profile = {
         "driver": "GTiff",
@@ -186,6 +206,9 @@ def write_tiles(
         "blockysize": 256,
         "bigtiff": "IF_SAFER",
     }
+    # Better told now than after an hour of predictions.
+    if shutil.disk_usage(path.parent).free < grid.height * grid.width * len(bands) * np.dtype(dtype).itemsize:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     written: list[tuple[Window, int]] = []
     with rasterio.open(path, "w", **profile) as target:
         for number, name in enumerate(bands, 1):

@@ -114,7 +114,7 @@ def map_scene(
     paths = [scenes] if isinstance(scenes, Path) else list(scenes)
     if len(paths) != dates:
         raise UsageError(
-            f"{trial}: the model looks at {dates} scene{'s' if dates > 1 else ''}, but {len(paths)} were given",
+            f"{trial}: the model looks at {dates} scene{'s' if dates > 1 else ''}; given: {len(paths)}",
             hint="A model of change needs the earlier and the later: --scene BEFORE --scene AFTER."
             if dates > 1
             else None,
