@@ -300,6 +300,8 @@ def test_fires_that_no_scene_shows(burned: BurnedWorld, made: Path) -> None:
     far["geometry"] = far.geometry.translate(20, 10)
     with pytest.raises(UsageError, match="no scene shows any of the 20 fires"):
         find_items(type(fires)(fires.path, far), str(burned.catalogue))
+    ended = fires.frame.assign(start=fires.frame["start"].where(fires.frame["fire"] == ""))
+    assert find_items(type(fires)(fires.path, ended), str(burned.catalogue)), "the last day alone is a day, too"
     late = fires.frame.copy()
     for column in ("start", "end"):
         late[column] = late[column].astype("datetime64[us]") + np.timedelta64(900, "D")

@@ -27,7 +27,7 @@ def real(fixtures: Path) -> Path:
     return fixtures / "stac" / "odc-stac" / "site2-2020_jun_jul-35MNM.geojson"
 
 
-def test_the_real_items_by_date_cloud_and_area(real: Path) -> None:
+def test_the_real_items_by_date_cloud_and_area(real: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     everything = search(str(real), Query())
     assert len(everything) == 13
     days = [item["properties"]["datetime"] for item in everything]
@@ -43,6 +43,10 @@ def test_the_real_items_by_date_cloud_and_area(real: Path) -> None:
     assert len(search(str(real), Query(tiles=("T35MNM",)))) == 13
     assert search(str(real), Query(tiles=("35MNN",))) == []
     assert len(search(str(real), Query(limit=3))) == 3
+    monkeypatch.setattr("shoal_earth.rasters.stac._TOO_MANY", 12)
+    with pytest.raises(CatalogueError, match="more than 12 items fit"):
+        search(str(real), Query())
+    assert len(search(str(real), Query(cloud=20))) == 11
 
 
 def test_a_real_static_catalogue(fixtures: Path, serve: Serve) -> None:

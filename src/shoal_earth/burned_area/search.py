@@ -42,7 +42,9 @@ def find_items(
     import pandas as pd
     from shapely import STRtree
 
-    dated = fires.frame[fires.frame["start"].notna()]
+    # Of some fires agencies know only when they were out.
+    start = fires.frame["start"].fillna(fires.frame["end"])
+    dated = fires.frame.assign(start=start)[start.notna()]
     if not len(dated):
         raise UsageError(f"{fires.path}: none of the {len(fires)} fires has a day")
     first = dated["start"] - pd.Timedelta(days=before)
