@@ -21,8 +21,9 @@ from tests.rasters.conftest import QUICK, Server
 
 from shoal.errors import ShoalError, UsageError
 from shoal_earth.rasters import parts, transfer
+from shoal_earth.rasters.assets import ITEM, choose_assets, plan_assets
 from shoal_earth.rasters.download import Access, Download, FetchError, download, download_all
-from shoal_earth.rasters.fetch import ITEM, choose_assets, fetch_items, fetch_windows, planetary_computer
+from shoal_earth.rasters.fetch import fetch_items, fetch_windows, planetary_computer
 from shoal_earth.rasters.filters import measure
 from shoal_earth.rasters.opening import read_scene
 from shoal_earth.rasters.output import WriteError
@@ -413,10 +414,8 @@ def test_the_right_assets_of_real_items(fixtures: Path) -> None:
 
 
 def test_links_into_buckets_give_way_to_https(fixtures: Path) -> None:
-    from shoal_earth.rasters.fetch import _plan
-
     item = json.loads(next((fixtures / "stac" / "odc-stac").glob("S2C_*")).read_text())
-    (asset,) = _plan(item, ["B02_10m"])
+    (asset,) = plan_assets(item, ["B02_10m"])
     assert asset.href.startswith("https://zipper.dataspace.copernicus.eu/")
     assert asset.name == "T33UWP_20250330T100051_B02_10m.jp2"
     assert asset.size == 118_933_074

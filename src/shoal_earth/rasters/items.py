@@ -20,6 +20,7 @@ from shoal_earth.rasters.safe import SENTINEL2, read_safe
 from shoal_earth.rasters.scenes import Band, Classes, Scene, tile_of
 
 __all__ = [
+    "BLOCKS",
     "asset_bands",
     "asset_resolution",
     "is_archive",
@@ -30,6 +31,9 @@ __all__ = [
     "quality_kind",
     "read_item",
 ]
+
+BLOCKS = "shoal:blocks"
+"""Of an asset of which only blocks were fetched: for which ``places``, and their ``share`` of its pixels."""
 
 _RASTER = re.compile(r"tiff|jp2|jpeg2000|geotiff", re.IGNORECASE)
 _QUALITY = re.compile(r"^(scl|qa_pixel)(?:[._](\d+)m|\.tif)?$", re.IGNORECASE)
@@ -73,7 +77,7 @@ def item_scene(item: Mapping[str, Any], where: str) -> Scene:
     for key, asset in (item.get("assets") or {}).items():
         if not isinstance(asset, Mapping) or not asset.get("href"):
             continue
-        fetched = min(fetched, (asset.get("shoal:blocks") or {}).get("share", 1.0))
+        fetched = min(fetched, (asset.get(BLOCKS) or {}).get("share", 1.0))
         file = _gdal(str(asset["href"]), where)
         resolution = asset_resolution(key, asset)
         if kind := quality_kind(key):
