@@ -49,6 +49,22 @@ def test_the_real_items_by_date_cloud_and_area(real: Path, monkeypatch: pytest.M
     assert len(search(str(real), Query(cloud=20))) == 11
 
 
+def test_an_image_that_was_processed_anew_counts_once(real: Path, tmp_path: Path) -> None:
+    content = json.loads(real.read_text())
+    first = content["features"][0]
+    facts = first["properties"] | {"s2:processing_baseline": "05.00"}
+    other = first["properties"] | {"datetime": "2020-06-01T08:00:00Z", "s2:processing_baseline": "99.00"}
+    content["features"] += [
+        first | {"id": "newer", "properties": facts},
+        first | {"id": "another day", "properties": other},
+    ]
+    (tmp_path / "items.geojson").write_text(json.dumps(content))
+    found = {item["id"] for item in search(str(tmp_path / "items.geojson"), Query())}
+    assert len(found) == 14
+    assert {"newer", "another day"} <= found
+    assert first["id"] not in found
+
+
 def test_a_real_static_catalogue(fixtures: Path, serve: Serve) -> None:
     root = fixtures / "stac" / "stactools-sentinel2" / "examples"
     local = search(str(root / "catalog.json"), Query())

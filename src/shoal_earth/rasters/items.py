@@ -24,6 +24,7 @@ __all__ = [
     "asset_bands",
     "asset_resolution",
     "is_archive",
+    "item_baseline",
     "item_orbit",
     "item_scene",
     "item_tile",
@@ -107,7 +108,7 @@ def item_scene(item: Mapping[str, Any], where: str) -> Scene:
         acquired=item_time(item),
         classification=Classes(quality, to_scl) if quality else None,
         tile=item_tile(item),
-        baseline=_baseline(name, properties),
+        baseline=item_baseline(item),
         facts={"cloud_cover": properties.get("eo:cloud_cover"), "orbit": item_orbit(item), "fetched": fetched},
     )
 
@@ -138,6 +139,11 @@ def item_time(item: Mapping[str, Any]) -> dt.datetime | None:
 def item_tile(item: Mapping[str, Any]) -> str | None:
     """The MGRS tile, or Landsat path and row, of an item; None where it has none."""
     return _tile(str(item.get("id") or ""), item.get("properties") or {})
+
+
+def item_baseline(item: Mapping[str, Any]) -> str | None:
+    """The processing baseline of a Sentinel-2 item (``05.00``); None where it has none."""
+    return _baseline(str(item.get("id") or ""), item.get("properties") or {})
 
 
 def item_orbit(item: Mapping[str, Any]) -> str | None:

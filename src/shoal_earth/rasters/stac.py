@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urljoin
 
 from shoal.errors import ShoalError, UsageError
-from shoal_earth.rasters.items import item_tile, item_time
+from shoal_earth.rasters.items import item_baseline, item_tile, item_time
 from shoal_earth.rasters.output import write_text
 
 __all__ = [
@@ -114,7 +114,7 @@ def search(
     timeout: float = 60.0,
     retries: int = 5,
 ) -> list[dict[str, Any]]:
-    """Find scenes, sorted by tile, time and name, with absolute links.
+    """Find scenes, sorted by tile, time and name, with absolute links. Of an image that was processed anew, the newest counts.
 
     Args:
         catalogue: a word of :data:`CATALOGUES`, a URL (of an API or a static catalogue), or a local file.
@@ -149,7 +149,17 @@ def search(
             raise CatalogueError(
                 f"{where}: more than {_TOO_MANY:,} items fit", hint="Ask for a smaller area or fewer days at a time."
             )
-    return sorted(found.values(), key=_order)
+    return sorted(_newest(list(found.values())), key=_order)
+
+
+def _newest(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The items without those of which the same image is there with a newer processing baseline."""
+    best: dict[Any, str] = {}
+    baselines = [item_baseline(item) or "" for item in items]
+    images = [(item_tile(item) or item["id"], item_time(item), item.get("collection")) for item in items]
+    for image, baseline in zip(images, baselines, strict=True):
+        best[image] = max(best.get(image, ""), baseline)
+    return [items[place] for place, image in enumerate(images) if baselines[place] == best[image]]
 
 
 def _order(item: Mapping[str, Any]) -> tuple[str, str, str]:
