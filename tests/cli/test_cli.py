@@ -472,3 +472,21 @@ def test_help_says_in_one_whole_line_what_each_command_does(module: str) -> None
         shown = said.output.partition("\nCommands:\n")[2].splitlines()
         assert [line.split()[0] for line in shown if line.strip()] == lists, words
         assert not [line for line in shown if line.endswith("...")], words
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_lives_as_long_as_a_command_is_removed_when_it_is_ended(number: signal.Signals) -> None:
+    program = (
+        "import shoal.cli as cli, time\n"
+        "def app():\n"
+        "    try:\n        print('there', flush=True); time.sleep(60)\n"
+        "    finally:\n        print('removed', flush=True)\n"
+        "cli.app = app\ncli.main()\n"
+    )
+    words = [sys.executable, "-c", program]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as command:
+        assert command.stdout is not None
+        assert command.stdout.readline() == "there\n"
+        command.send_signal(number)
+        assert command.stdout.read() == "removed\n"
+    assert command.returncode == 128 + number

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -80,6 +82,9 @@ def _shoal(
 
 def main() -> None:
     """Entry point of ``shoal``: a mistake ends in one message and an exit code, never in a traceback."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # under nohup it stays ignored
+            signal.signal(number, _leave)
     try:
         app()
     except ShoalError as error:
@@ -96,6 +101,11 @@ def main() -> None:
         place = f"{error.filename}: " if error.filename else ""
         _say(f"error: {place}{error.strerror or error}")
         sys.exit(1)
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    """End as after Ctrl-C, so that what lives only as long as the command does is removed: a pod that reads a claim, a lock."""
+    sys.exit(128 + number)
 
 
 def _say(text: str) -> None:
