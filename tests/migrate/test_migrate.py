@@ -38,6 +38,21 @@ def config(*jobs: dict[str, Any], **defaults: Any) -> dict[str, Any]:
     return {"namespace": "lab", "defaults": base, "jobs": list(jobs)}
 
 
+def test_gpus_are_known_with_and_without_their_vendor(tmp_path: Path) -> None:
+    names = {"A100-SXM4-80GB": "NVIDIA-A100-SXM4-80GB", "RTX-A6000": "rtxa6000", "NVIDIA-A40": "a40", "Odd-9": "Odd-9"}
+    for label, known in names.items():
+        _, plan = convert(tmp_path, config({"job_name": "a", "gpu": 1, "gpu_type": label}))
+        assert plan.study.steps["a"].resources.gpu_type == (known,)
+
+
+def test_what_cannot_be_written_is_told_of_the_configuration_and_not_of_a_file_that_is_not_there(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(StudyError) as caught:
+        convert(tmp_path, config({"job_name": "a", "tolerations": ["no key!"]}))
+    assert str(caught.value).startswith(f"{tmp_path / 'cfg.yaml'}: it cannot be written as a cluster file: ")
+
+
 def test_a_grid_of_jobs_becomes_a_matrix(tmp_path: Path) -> None:
     jobs = [
         {"job_name": f"train-{model}-{data.lower()}", "workingDir": f"/output/{data}/{model}"}
@@ -173,6 +188,9 @@ MISTAKES = [
     ("namespace: x\njobs: [{job_name: a, image: b, command: [[c]]}]", "2:41", "a list of texts"),
     ("namespace: x\njobs: [{job_name: a, image: b, command: [c], env: [d]}]", "2:51", "a mapping"),
     ("namespace: x\njobs: [{job_name: a, image: b, command: [c], env: {d: [e]}}]", "2:55", "a single value"),
+    ("namespace: x\njobs: [{job_name: a, image: b, command: [c], env: {d e: 1}}]", "2:52", "cannot name a variable"),
+    ("namespace: x\njobs: [{job_name: a, image: b, command: [c], volumes: {C_d: /x}}]", "2:56", "cannot name a claim"),
+    ("namespace: x\njobs: [{job_name: a, image: b, command: [c], volumes: {d: x}}]", "2:59", "no place in a pod"),
     ("namespace: X_Y\njobs: [{job_name: a, image: b, command: [c]}]", "1:12", "cannot name a namespace"),
     ("namespace: x\nimage: y\njobs: [{job_name: a, image: b, command: [c]}]", "2:1", "belongs under defaults"),
     (

@@ -72,20 +72,28 @@ def migrate(path: Path, *, name: str, base: Path | None = None) -> Migration:
         text = dump_yaml(study)
         try:
             same = _same(build(parse_study(text, f"{name}.yaml")), jobs)
-        except StudyError:
+        except StudyError as error:
             if not grouped:
-                raise
+                raise _unfit(path, "a study", error) from None
             same = False
         if same:
             break
     else:
         raise ShoalError(f"{path}: these jobs cannot be written as a study", hint="Please report this configuration.")
     cluster = _cluster(namespace, jobs, notes)
-    parse_cluster(cluster, f"{namespace}.yaml")
+    try:
+        parse_cluster(cluster, f"{namespace}.yaml")
+    except StudyError as error:
+        raise _unfit(path, "a cluster file", error) from None
     notes += [Note(text) for text in GENERAL]
     steps = len(study["steps"])
     head = f"# Made by shoal import from {path.name}: {len(jobs)} jobs in {steps} step{'s' if steps > 1 else ''}.\n"
     return Migration(head + text, namespace, cluster, len(jobs), len(study["steps"]), tuple(dict.fromkeys(notes)))
+
+
+def _unfit(path: Path, what: str, error: StudyError) -> StudyError:
+    """The place of a mistake in a file that is never written would help nobody."""
+    return StudyError(f"{path}: it cannot be written as {what}: {error.message}", hint=error.hint)
 
 
 def _study(name: str, path: Path, jobs: list[Job], notes: list[Note], grouped: bool) -> dict[str, Any]:
@@ -175,9 +183,13 @@ def _amount(column: list[str], name: str, axes: Axes) -> Any:
 @functools.cache
 def _gpu_name(label: str) -> str:
     nautilus = load_cluster(str(Path(__file__).parent.parent / "clusters" / "nautilus.yaml"))
-    found = find_gpu(nautilus, label)
-    # The short name where it means the same nodes; else the label's own value, which Shoal takes as well.
-    return found[0] if found is not None and len(nautilus.gpus.get(found[0], found[1]).products) == 1 else label
+    for name in (label, f"NVIDIA-{label}"):  # some leave the vendor out
+        found = find_gpu(nautilus, name)
+        if found is not None and found[0] in nautilus.gpus:
+            # The short name where it means the same nodes; else the label's own value, which Shoal takes as well.
+            own = found[1].products[0] if len(found[1].products) == 1 else label
+            return found[0] if len(nautilus.gpus[found[0]].products) == 1 else own
+    return label
 
 
 def _step_name(jobs: list[Job], taken: dict[str, Any]) -> str:

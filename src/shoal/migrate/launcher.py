@@ -8,6 +8,7 @@ from pathlib import Path
 
 from shoal.clusters.commands import ends_in_sleep
 from shoal.clusters.load import read_tree
+from shoal.clusters.schema import DNS_NAME
 from shoal.errors import Mark, StudyError
 from shoal.study.merge import merge
 from shoal.study.problems import Problems, did_you_mean
@@ -27,6 +28,10 @@ _KEYS = {
 }  # fmt: skip
 _REQUIRED = ("job_name", "image", "command")
 _TOP = ("namespace", "defaults", "jobs")
+_NAMES = {
+    "env": (re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z"), "a variable of the environment"),
+    "volumes": (re.compile(rf"{DNS_NAME}\Z"), "a claim"),
+}
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
 
 
@@ -167,6 +172,14 @@ def _check_keys(job: Mapping, what: str, problems: Problems) -> None:
             for key, one in node.items.items():
                 if not isinstance(one, Scalar) or one.value is None:
                     problems.add(one.source.error(one.mark, f'"{key}" of {name} must be a single value'))
+                elif name == "volumes" and not str(one.value).startswith("/"):
+                    problems.add(
+                        one.source.error(one.mark, f'"{key}" is to be mounted at {show(one.value)}, no place in a pod')
+                    )
+                pattern, what = _NAMES[name]
+                if not pattern.match(key):
+                    place, file = node.keys[key]
+                    problems.add(file.error(place, f"{show(key)} cannot name {what}"))
 
 
 def _is(node: Node, kind: str) -> bool:
@@ -236,7 +249,9 @@ def _job(job: Mapping, notes: list[Note]) -> Job:
     gpu = whole("gpu", 0)
     types = texts("gpu_type") + texts("gpu_types")
     if most_cpu > 1.2 * cpu:
-        note("max_cpu", f"limit of {most_cpu} CPU for a request of {cpu}: more than 20 % above; cpu is now {cpu}")
+        note(
+            "max_cpu", f"limit of {most_cpu} CPU for a request of {cpu}: more than 20 % above; cpu is now {max(1, cpu)}"
+        )
     if most_ram > 1.2 * ram:
         note(
             "max_ram",
