@@ -178,6 +178,23 @@ def test_other_nodes_keep_their_records_beside_the_first_ones(place: Pod) -> Non
     assert (Path(spec["attempt_dir"]) / "nodes" / "1" / "attempt.json").exists()
 
 
+def test_only_what_was_interrupted_goes_on_from_its_checkpoints(place: Pod) -> None:
+    """Who starts it may not see the store: what was finished is begun anew, as on one machine."""
+    work = "ls -A {c}; touch {c}/$MARK; exit $CODE"
+    task = place.store / "s" / "train" / "0123456789ab"
+    needed = place.store / "s" / "chips" / "ba9876543210"
+    (needed / "out").mkdir(parents=True)
+    seen = []
+    for number, (code, digest) in enumerate([(1, "d1"), (0, "d1"), (1, "d1"), (0, "d2")], 1):
+        (needed / "result.json").write_text(json.dumps({"outputs": {"digest": digest}}))
+        spec = spec_of(place, work.format(c=task / "checkpoints"), attempt=number)
+        spec |= {"attempt_dir": str(task / "attempts" / str(number)), "inputs": {"chips": [str(needed / "out")]}}
+        place.mount({**spec, "env": {"MARK": f"mark{number}", "CODE": str(code)}})
+        assert place.run()[0] == code
+        seen.append((task / "attempts" / str(number) / "log.txt").read_text().split())
+    assert seen == [[], ["mark1"], [], []], "of a failure; of a result; of other inputs"
+
+
 def test_sigterm_is_a_preemption(place: Pod) -> None:
     spec = spec_of(place, "trap 'echo saved; exit 0' TERM; echo up; while :; do sleep 0.1; done")
     place.mount(spec)

@@ -1098,6 +1098,12 @@ class Use:
 # --------------------------------------------------------------------------------------------------- attempt
 
 
+def _digests(spec: Dict[str, Any], key: str) -> Dict[str, Any]:
+    """Return the digests that a specification has of its inputs or its data, by name."""
+    found = spec.get(key) or {}
+    return {name: value.get("digest") if isinstance(value, dict) else value for name, value in found.items()}
+
+
 class Attempt:
     """One attempt, from the claim to the published result."""
 
@@ -1191,9 +1197,13 @@ class Attempt:
         return self._finish(time.monotonic() - begin)
 
     def _prepare(self) -> None:
-        # The result goes first: while out/ is not what it describes, the task is not done.
+        result = os.path.join(self.task_dir, "result.json")
+        if self._begins_anew(result):
+            # Whoever started this may not see the store. Before the result goes, so that a kill in between forgets nothing.
+            empty_folder(self.spec["checkpoints"], self._beat)
+        # The result goes before out/: while that is not what it describes, the task is not done.
         try:
-            os.unlink(os.path.join(self.task_dir, "result.json"))
+            os.unlink(result)
         except FileNotFoundError:
             pass
         if self.spec["attempt"] > 1:
@@ -1204,6 +1214,16 @@ class Attempt:
         os.makedirs(self.spec["checkpoints"], exist_ok=True)
         values = [os.environb.get(os.fsencode(name), b"") for name in self.spec.get("secrets") or ()]
         self._log = Log(self._path("log.txt"), values, self._tee)
+
+    def _begins_anew(self, result: str) -> bool:
+        """Whether the task was finished, or the attempt before was made from other inputs: nothing to resume from."""
+        done = read_json(result)
+        if isinstance(done, dict) and done.get("task") == self.spec["task"]:
+            return True
+        before = read_json(os.path.join(self.task_dir, "attempts", str(self.spec["attempt"] - 1), "spec.json"))
+        if not isinstance(before, dict):
+            return False
+        return any(_digests(before, key) != _digests(self.spec, key) for key in ("input_digests", "data"))
 
     # -- starting the command
 

@@ -207,19 +207,20 @@ def _clear(folder: TaskFolder, number: int, record: TaskRecord | None, spec: Map
     if record is None:
         return
     had_result = record.result is not None
-    if had_result:
-        # First of all: from here on the task is not done, whatever happens next.
-        folder.result.unlink(missing_ok=True)
     before = read_json(folder.attempt(number - 1) / "spec.json") if number > 1 else None
     same_inputs = before is not None and all(
         _digests(before, key) == _digests(spec, key) for key in ("input_digests", "data")
     )
     # Checkpoints of other inputs, or of a run that was finished, are nothing to resume from.
     useless = had_result or (before is not None and not same_inputs)
+    doomed = folder.root / f".checkpoints.{os.getpid()}"
+    # They go before the result: while that is there, nobody resumes, even if this process is killed in between.
     if useless and folder.checkpoints.is_dir():
-        doomed = folder.root / f".checkpoints.{os.getpid()}"
         folder.checkpoints.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+    if had_result:
+        # From here on the task is not done, whatever happens next.
+        folder.result.unlink(missing_ok=True)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _digests(spec: Mapping[str, Any], key: str) -> dict[str, Any]:
