@@ -19,6 +19,7 @@ from shoal.executors.contract import AttemptKey, AttemptSpec, Ended, Failure
 from shoal.executors.kubernetes.seen import PodSeen, View, seconds
 from shoal.executors.kubernetes.status import decode_message
 from shoal.executors.records import outcome
+from shoal.failures import FailureClass
 
 __all__ = ["Mirror"]
 
@@ -108,6 +109,8 @@ class Mirror:
         """
         message = pod.message if pod is not None else {}
         message = {**message, **long_word(log)} if message.get("left_out") else message
+        if failure is None and not self.here and (other := _made_otherwise(spec, message)) is not None:
+            failure = Failure(FailureClass.STORE, other)
         path = str(spec.folder / "attempt.json")
         before = agent.read_json(path)
         record = _blank(spec, pod)
@@ -135,16 +138,31 @@ class Mirror:
         if record.get("lost_seconds") is None:
             record["lost_seconds"] = 0.0 if failure is None else _lost(record)
         if failure is None and not self.here:
-            # First how it went, then that it is done: whoever finds a result finds the attempt whole.
-            agent.write_json_atomic(path, record)
+            # The result comes first, should this runner be killed in between: the next one takes up an attempt that has not
+            # ended; one that has ended well, without a result, would be run again.
             task = spec.folder.parent.parent
             (task / "out").mkdir(exist_ok=True)
             result = _result(spec, record, message)
             agent.write_json_atomic(str(task / "result.json"), result, durable=result["seconds"] >= 1)
-        else:
-            agent.write_json_atomic(path, record)
+        agent.write_json_atomic(path, record)
         self.waits(spec.folder, None)
         return Ended(spec.key, "succeeded" if failure is None else "failed", failure)
+
+
+def _made_otherwise(spec: AttemptSpec, message: Mapping[str, Any]) -> str | None:
+    """Why what an attempt tells of is not what was asked for; None where it is.
+
+    Who has lost the mirror, or runs the study from another machine, gives an attempt that the store knows already the same
+    number. Its result counts if it was made of the same.
+    """
+    inputs = message.get("inputs") or {}
+    if "source" in message and message["source"] != spec.code:
+        other = "with other code"
+    elif any(inputs.get(task, digest) != digest for task, digest in spec.input_digests.items()):
+        other = "from other inputs"
+    else:
+        return None
+    return f"The store has an attempt of this number from an earlier run, made {other}."
 
 
 def long_word(log: bytes | None) -> dict[str, Any]:

@@ -121,6 +121,7 @@ def summary(spec: Dict[str, Any], code: int, problem: Optional[str] = None) -> D
         for key in ("metrics", "outputs", "inputs", "seconds"):
             if key in result:
                 said[key] = result[key]
+        said["source"] = result.get("code")
     return said
 
 
