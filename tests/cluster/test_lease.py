@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -84,6 +85,26 @@ def test_one_that_nobody_can_see_is_followed_when_its_time_is_over(lab: Lab, mon
     begin = time.monotonic()
     with Lease(lab.client, "study", {}, holder="next", patience=20):
         assert time.monotonic() - begin >= 1.5
+
+
+def test_a_holder_that_lives_keeps_it_however_wrong_its_clock_is(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_RENEW", 0.2)
+    monkeypatch.setattr(module, "_LOOK", 3.0)
+    behind = timedelta(hours=1)
+    monkeypatch.setattr(module, "_now", lambda: (datetime.now(UTC) - behind).strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
+    lost = threading.Event()
+    with Lease(lab.client, "study", {}, holder="ann", lost=lost.set) as one:
+        one._who = {}
+        with pytest.raises(HeldError, match="ann"), Lease(lab.client, "study", {}, holder="ben"):
+            pass
+        assert not lost.is_set()
+    dead = Lease(lab.client, "study", {}, holder="dead")
+    dead._who = {}
+    dead._acquire()
+    with Lease(
+        lab.client, "study", {}, holder="next"
+    ):  # without any patience: what is old and does not change is nobody's
+        pass
 
 
 def test_of_many_at_once_one_gets_it(lab: Lab) -> None:

@@ -32,6 +32,8 @@ SECONDS = 45
 _RENEW = 10.0
 _TRY_AGAIN = 2.0
 _SKEW = 60.0
+_LOOK = 15.0
+"""For so long a lease that looks old is looked at: whichever clock is wrong, a holder that lives renews it meanwhile."""
 _HOLDER = f"{PREFIX}/holder"
 """The annotation that says which process or pod holds it, as JSON."""
 
@@ -83,12 +85,12 @@ class Lease:
         self._over.set()
         if self._thread is not None:
             self._thread.join()
-        with contextlib.suppress(ApiError):
+        with contextlib.suppress(ShoalError):
             if self._version:
                 self._write({"holderIdentity": "", "renewTime": _now(), "leaseDurationSeconds": 1})
 
     def _acquire(self) -> None:
-        until = time.monotonic() + self._patience
+        begun = time.monotonic()
         seen: tuple[str, float] | None = None
         while True:
             found = self._look()
@@ -102,20 +104,20 @@ class Lease:
             if seen is None or seen[0] != version:
                 seen = (version, time.monotonic())
             lasts = float(spec.get("leaseDurationSeconds") or SECONDS)
-            unchanged = time.monotonic() - seen[1] > lasts
-            over = not holder or unchanged or _age(spec.get("renewTime")) > lasts + _SKEW
-            if over or self._is_dead(found):
+            unchanged = time.monotonic() - seen[1]
+            old = _age(spec.get("renewTime")) > lasts + _SKEW
+            if not holder or unchanged > lasts or (old and unchanged > _LOOK) or self._is_dead(found):
                 self._version = version
                 with contextlib.suppress(Conflict):
                     self._write(self._spec(int(spec.get("leaseTransitions") or 0) + 1), notes=self._notes())
                     return
                 self._version = ""
                 continue
-            if time.monotonic() > until:
+            if time.monotonic() - begun > max(self._patience, _LOOK + 1 if old else 0.0):
                 raise HeldError(
                     f"the study is being run by {holder.rpartition(' (')[0] or holder}",
                     hint="Watch it with: shoal status. End it with: shoal stop. If it was killed a moment ago, its hold ends "
-                    f"within {lasts:.0f} seconds.",
+                    f"within {lasts + _SKEW + _LOOK:.0f} seconds.",
                 )
             time.sleep(min(2.0, lasts / 4))
 
