@@ -84,6 +84,7 @@ class Runner:
         self._ready = Ready(plan.needs(), self._asks)
         self._later: list[tuple[float, str]] = []
         self._active: dict[AttemptKey, str] = {}
+        self._stopped_before: set[AttemptKey] = set()
         self._active_steps: Counter[str] = Counter()
         self._canaries = {name: Canary(plan.study.steps[name].canary) for name in plan.order}
         self._halted: set[str] = set()
@@ -169,6 +170,8 @@ class Runner:
             # It may have ended between the first look and this one.
             step = self.plan.tasks[key.task].step
             self._records[key.task] = read_task(self.store.task(step, key.task).root, step)
+        # Whoever was asked to stop them was killed before they had ended; this run is asked to run them.
+        self._stopped_before = {key for key in alive if (open_attempts[key] / "stop").exists()}
         if alive:
             self._on_event(f"adopted {len(alive)} running tasks of an earlier run")
         return {key.task: key for key in alive}
@@ -303,7 +306,11 @@ class Runner:
             kind, message = FailureClass(report.failure.kind), report.failure.message
         else:
             kind, message = FailureClass.STORE, "the task ended well, but its result is not in the store"
-        self._fail(entry, kind, message)
+        if kind is FailureClass.CANCELLED and report.key in self._stopped_before and not self._stopping:
+            self._on_event(f"{task.step} {task.id} had been stopped before this run, trying again")
+            self._try_again(entry, 0.0)
+        else:
+            self._fail(entry, kind, message)
 
     def _move(self, entry: Entry, phase: Phase) -> None:
         self._board.move(entry, phase)
@@ -333,12 +340,15 @@ class Runner:
         if task.step not in self._halted and self._canaries[task.step].failed(task.id, kind, message):
             self._halt(task.step, message)
         if retry is not None and task.step not in self._halted and not self._stopping:
-            entry.ready_since = time.monotonic()
-            self._board.move(entry, Phase.READY)
-            heapq.heappush(self._later, (time.monotonic() + retry.delay, task.id))
+            self._try_again(entry, retry.delay)
             return
         self._board.move(entry, Phase.CANCELLED if kind is FailureClass.CANCELLED else Phase.FAILED)
         self._board.block_below(entry)
+
+    def _try_again(self, entry: Entry, delay: float) -> None:
+        entry.ready_since = time.monotonic()
+        self._board.move(entry, Phase.READY)
+        heapq.heappush(self._later, (time.monotonic() + delay, entry.task.id))
 
     def _halt(self, step: str, message: str) -> None:
         self._halted.add(step)
@@ -441,6 +451,7 @@ class Runner:
 
     def _stop_tasks(self, ids: set[str], *, now: bool) -> None:
         keys = [key for key, id_ in self._active.items() if id_ in ids]
+        self._stopped_before.difference_update(keys)
         self.executor.stop(keys, "cancelled", now=now)
         for entry in self._board.of(ids, Phase.WAITING, Phase.READY):
             self._board.move(entry, Phase.CANCELLED)
