@@ -68,8 +68,8 @@ class Server:
     def __init__(self, last: dict[str, Any], job: dict[str, Any]) -> None:
         self.last, self.job, self.answers = last, job, list[Any]()
 
-    def submit(self, key: Any, folder: Path, way: Any, *, anew: bool = False) -> None:
-        assert not anew, "nothing is made a second time"
+    def submit(self, key: Any, folder: Path, way: Any, *, past: Any = ()) -> None:
+        assert not past, "nothing is made a second time"
         self.answers.append(Created(key, job(), False))
 
     def look(self, key: Any, name: str) -> None:

@@ -62,9 +62,10 @@ def gc(
     objects: dict[str, int] = {}
     running = 0
     if opened.on is not None:
+        from shoal.cli.detached import runner_lease
         from shoal.cli.on_cluster import remove_all
 
-        objects, running = remove_all(opened, yes=yes)
+        objects, running = remove_all(opened, runner_lease, yes=yes)
     if json:
         print_json(
             {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -246,11 +246,21 @@ def print_log(opened: Opened, record: TaskRecord, number: int, *, follow: bool, 
                 time.sleep(2.0)
 
 
-def remove_all(opened: Opened, *, yes: bool) -> tuple[dict[str, int], int]:
+def remove_all(
+    opened: Opened, alone: Callable[[Client, Opened, Cluster], contextlib.AbstractContextManager[None]], *, yes: bool
+) -> tuple[dict[str, int], int]:
     """Count, or remove, everything that a study has left in its namespace.
+
+    Args:
+        opened: the study, and where it ran.
+        alone: holds the study meanwhile, as a runner does.
+        yes: whether to remove it.
 
     Returns:
         How many objects of each kind there are, and how many Jobs still run; with any of those nothing is removed.
+
+    Raises:
+        HeldError: a runner is at work on it elsewhere.
     """
     from shoal.executors.kubernetes import names
     from shoal.executors.kubernetes.client import CONFIG_MAPS, JOBS, LEASES, PODS, SERVICES
@@ -264,8 +274,10 @@ def remove_all(opened: Opened, *, yes: bool) -> tuple[dict[str, int], int]:
         kinds = (JOBS, PODS, SERVICES, CONFIG_MAPS, LEASES)
         counts = {one.plural: len(client.list(one, selector=selector, keep=lambda _: 1).items) for one in kinds}
         if yes and not any(jobs):
-            for one in kinds:
-                client.delete_all(one, selector)
+            # A runner elsewhere may have nothing that runs at this moment, and would miss what its next tasks mount.
+            with alone(client, opened, cluster):
+                for one in kinds:
+                    client.delete_all(one, selector)
         return {plural: count for plural, count in counts.items() if count}, sum(jobs)
 
 

@@ -99,7 +99,7 @@ def _ask_to_stop(store: StudyStore, ids: set[str], *, now: bool, wait: bool) -> 
 
 def _stop_orphans(opened: Opened, ids: set[str], *, now: bool, wait: bool) -> int:
     """Stop tasks that outlived their runner."""
-    from shoal.executors import AttemptKey, Ended, Executor
+    from shoal.executors import AttemptKey, Ended, Executor, Note
     from shoal.store import RunnerLock, Snapshot
 
     with RunnerLock(opened.store.lock, look=opened.look):
@@ -126,7 +126,11 @@ def _stop_orphans(opened: Opened, ids: set[str], *, now: bool, wait: bool) -> in
             executor.stop(alive, "cancelled", now=now)
             left = set(alive)
             while wait and left:
-                left -= {report.key for report in executor.wait(0.5) if isinstance(report, Ended)}
+                for report in executor.wait(0.5):
+                    if isinstance(report, Ended):
+                        left.discard(report.key)
+                    elif isinstance(report, Note):
+                        typer.echo(report.text, err=True)
             return len(alive)
         finally:
             executor.close()

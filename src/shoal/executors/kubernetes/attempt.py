@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -27,6 +28,8 @@ class Attempt:
     submitted: bool = False  # its Job was made, or found
     made_at: float = 0.0  # monotonic: from then on a list has to have its Job
     adopting: bool = False  # whether its Job is there is not known yet
+    whole: bool = True  # whether, with its Job, all that belongs to it is there
+    perhaps: bool = False  # a submission failed in a way that may have left its Job
     started: bool = False
     ending: Said | None = None  # its log is read before the end is told
     stop: StopReason | None = None
@@ -37,6 +40,7 @@ class Attempt:
     looks: int = 0  # questions after the state of its objects that are not answered yet
     checked: bool = False  # its pods were asked for after its Job was over
     given_up: Failure | None = None
+    leaving: float | None = None  # monotonic: when its pod should have ended that was asked to
     past: set[str] = field(default_factory=set)  # Jobs of its name that do not count any more
     held: str | None = None  # what it counts as: waiting or held
     resource: str = ""  # of which resource
@@ -57,8 +61,11 @@ class Attempt:
 
     def see_pod(self, pod: PodSeen) -> None:
         """Take note of a pod, unless it is one of a Job that does not count any more."""
-        if pod.job not in self.past:
-            self.view.pods[pod.name] = pod
+        if pod.job in self.past:
+            return
+        self.view.pods[pod.name] = pod
+        graces = [one.deleting for one in self.view.pods.values() if one.deleting is not None and not one.over]
+        self.leaving = (self.leaving or time.monotonic() + max(graces)) if graces else None
 
     def see_job(self, job: JobSeen, gone: bool) -> None:
         """Take note of its Job, or that this has gone."""

@@ -6,6 +6,7 @@ Decisions are level-triggered: after each change an attempt is looked at as a wh
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import time
 from collections import Counter
@@ -15,11 +16,12 @@ from pathlib import Path
 
 from shoal.agent import agent
 from shoal.clusters.schema import Cluster
-from shoal.errors import ShoalError, StoreError
+from shoal.errors import StoreError
 from shoal.executors.contract import AttemptKey, AttemptSpec, Ended, Failure, Note, Resources, Started, StopReason
 from shoal.executors.kubernetes import queued
 from shoal.executors.kubernetes.attempt import Attempt, asked_to_end, overruled
 from shoal.executors.kubernetes.choose import Chooser
+from shoal.executors.kubernetes.manifests import has_more
 from shoal.executors.kubernetes.mirror import Mirror
 from shoal.executors.kubernetes.patience import Patience, refusal
 from shoal.executors.kubernetes.podspec import CONTAINER
@@ -36,6 +38,8 @@ _BEAT_SECONDS = 20.0
 _SURVEY_SECONDS = 300.0
 _ASK_AGAIN = 2
 _UNSENT = 64
+_SILENT = 120.0
+"""Seconds after its grace in which a pod has to be gone."""
 
 
 class Attempts:
@@ -107,6 +111,7 @@ class Attempts:
         attempt = self.all[key] = self._keep(spec)
         attempt.adopting = True
         attempt.started = agent.read_json(str(folder / "attempt.json")) is not None
+        attempt.whole = not has_more({**spec.to_json(), "input_digests": {}})
         self._count(attempt, "held" if attempt.started else "waiting")
         if (known := self._mirror.known(folder, key)) is not None:
             self._report(attempt, known)
@@ -121,12 +126,12 @@ class Attempts:
                 continue
             attempt.stop, attempt.now = reason, now
             ask_to_stop(attempt.folder, reason, now)
-            if key in self._later:
-                del self._later[key]
-                self._end(attempt, None, asked_to_end(reason))
-            elif attempt.submitted:
+            later = self._later.pop(key, None) is not None
+            if attempt.submitted:
                 attempt.removing = True
                 remove.append(key)
+            elif later:
+                self._call_off(attempt)
             elif not attempt.adopting:
                 self._submitter.drop(key)
         self._submitter.remove(remove, now=now)
@@ -146,9 +151,10 @@ class Attempts:
         if isinstance(told, Created):
             self._made(attempt, told)
         elif isinstance(told, Dropped):
-            self._end(attempt, None, asked_to_end(attempt.stop or "cancelled"))
+            attempt.perhaps = attempt.perhaps and not told.cleared
+            self._call_off(attempt)
         elif isinstance(told, Refused):
-            self._refused(attempt, told.error)
+            self._refused(attempt, told)
         else:
             self._fetched(attempt, told)
 
@@ -167,6 +173,10 @@ class Attempts:
             return
         if attempt.stop is not None and attempt.submitted and not attempt.removing:
             self._remove(attempt)  # it was found after that
+        if not attempt.whole and self._begins and attempt.stop is None:
+            job = attempt.view.job
+            if job is not None and not job.complete and job.failure is None:
+                self._submit(attempt)  # whoever made its Job may have been killed before it made the rest
         if attempt.view.job is None and not attempt.view.lost:
             return  # Pods are heard of by a way of their own, here faster than their Job.
         said = look(attempt.view, attempt.resources.nodes)
@@ -206,6 +216,8 @@ class Attempts:
         if beat:
             self._next_beat = now + _BEAT_SECONDS
         for key, attempt in list(self.all.items()):
+            if attempt.leaving is not None and now > attempt.leaving + _SILENT:
+                self._say_silent(attempt)
             if attempt.started:
                 if beat:
                     self._mirror.lives(attempt.folder)
@@ -225,14 +237,14 @@ class Attempts:
         resources = self._resources.setdefault(spec.resources, spec.resources)
         return Attempt(spec.key, spec.folder, resources, spec.queued)
 
-    def _submit(self, attempt: Attempt, *, anew: bool = False) -> None:
+    def _submit(self, attempt: Attempt) -> None:
         if attempt.way is None:
             attempt.way = self._chooser.choose(attempt.resources)
         if not attempt.started:
             self._count(attempt, "waiting")
-        attempt.submitted = False
+        attempt.submitted, attempt.whole = False, True
         self._unsent.add(attempt.key)
-        self._submitter.submit(attempt.key, attempt.folder, attempt.way, anew=anew)
+        self._submitter.submit(attempt.key, attempt.folder, attempt.way, past=attempt.past)
 
     def _made(self, attempt: Attempt, told: Created) -> None:
         attempt.submitted, attempt.adopting = True, False
@@ -248,18 +260,32 @@ class Attempts:
             self._look(attempt, made.name)
         self.decide(attempt)
 
-    def _refused(self, attempt: Attempt, error: ShoalError) -> None:
+    def _refused(self, attempt: Attempt, told: Refused) -> None:
         attempt.adopting = False
-        if attempt.stop is not None and not attempt.submitted:
-            self._end(attempt, None, asked_to_end(attempt.stop))
+        attempt.perhaps = attempt.perhaps or told.perhaps
+        if attempt.stop is not None:
+            self._call_off(attempt)
             return
-        failure, pause = refusal(error, attempt.tries)
+        failure, pause = refusal(told.error, attempt.tries)
         attempt.tries += 1
         if failure is not None:
+            if attempt.perhaps:
+                self._submitter.remove([attempt.key])
             self._end(attempt, None, failure)
         else:
             self._later[attempt.key] = time.monotonic() + pause * random.uniform(0.8, 1.2)
-            self._patience.say(attempt.key, Failure(FailureClass.UNSCHEDULABLE, f"Not submitted yet: {error.message}"))
+            said = Failure(FailureClass.UNSCHEDULABLE, f"Not submitted yet: {told.error.message}")
+            self._patience.say(attempt.key, said)
+
+    def _call_off(self, attempt: Attempt) -> None:
+        """End one that was to be stopped and is not being submitted any more; where its Job may be there, that goes first."""
+        if attempt.view.job is not None or attempt.view.lost:
+            if not attempt.removing:
+                self._remove(attempt)  # its end will be seen
+        elif attempt.perhaps:
+            self._submitter.clear(attempt.key)
+        else:
+            self._end(attempt, None, asked_to_end(attempt.stop or "cancelled"))
 
     def _remove(self, attempt: Attempt) -> None:
         attempt.removing = True
@@ -303,7 +329,7 @@ class Attempts:
             attempt.past |= {pod.job for pod in attempt.view.pods.values()}
             attempt.past |= {attempt.view.job.uid} if attempt.view.job is not None else set()
             attempt.view = View()
-            self._submit(attempt, anew=True)
+            self._submit(attempt)
         elif attempt.submitted:
             message = (
                 "It ended well, but its result cannot be read: its pod left no word, and a second one none either."
@@ -371,8 +397,9 @@ class Attempts:
             ended = Ended(attempt.key, "failed", Failure(FailureClass.STORE, said))
         self._report(attempt, ended)
         job = attempt.view.job
-        if job is not None and job.suspended and not attempt.removing:
-            # A queue has taken its place away, and would start what is left of it once more.
+        left = job is not None and job.suspended and not attempt.removing
+        if left or (pod is not None and pod.forced):
+            # A queue has taken its place away, and would start what is left of it once more; or a node may come back.
             self._submitter.remove([attempt.key])
 
     def _report(self, attempt: Attempt, ended: Ended) -> None:
@@ -405,6 +432,16 @@ class Attempts:
                 python = self._cluster.defaults.python
                 ask = partial(read_use, pod=pods[-1].name, container=CONTAINER, python=python, path=path)
                 self._submitter.ask(key, "use", ask)
+
+    def _say_silent(self, attempt: Attempt) -> None:
+        """A node that is cut off may still run it: only a person can say that it does not."""
+        attempt.leaving = math.inf  # once is enough
+        for pod in attempt.view.mine():
+            if pod.deleting is not None and not pod.over:
+                text = f"node {pod.node} may be down: it does not end the pod {pod.name}, which was asked to. "
+                where = f" -n {self._cluster.namespace}" if self._cluster.namespace is not None else ""
+                text += f"Once it is sure that nothing of it runs there: kubectl delete pod {pod.name}{where} --force"
+                self.events.append(Note(text))
 
     def _tend_waiting(self, key: AttemptKey, attempt: Attempt, now: float) -> None:
         given_up = self._patience.look(key, attempt.view, now, now - attempt.made_at, self._cluster.queue)

@@ -20,7 +20,7 @@ from shoal.executors.kubernetes import bundle, names
 from shoal.executors.kubernetes.podspec import CONTAINER, PORT, Manifest, pod_of
 from shoal.plan.resources import Resources
 
-__all__ = ["CONTAINER", "PORT", "Manifest", "Shared", "shared_objects", "task_objects"]
+__all__ = ["CONTAINER", "PORT", "Manifest", "Shared", "has_more", "shared_objects", "task_objects"]
 
 _BACKOFF = 3
 _PLAIN_SPEC = 32 * 1024
@@ -120,6 +120,11 @@ def task_objects(
         template["annotations"] = dict(sorted(notes.items()))
     objects.append(_job(spec, cluster, name, labels, asked.nodes, {"metadata": template, "spec": pod}))
     return objects
+
+
+def has_more(spec: Mapping[str, Any]) -> bool:
+    """Whether an attempt has objects beside its Job: a Service for several nodes, a ConfigMap for a long specification."""
+    return Resources.from_json(spec["resources"]).nodes > 1 or _carried(spec).apart
 
 
 def _code_names(shared: Shared, code: bundle.Code | None) -> list[str]:

@@ -12,6 +12,7 @@ from shoal.executors.contract import AttemptKey, Failure
 from shoal.executors.kubernetes import names
 from shoal.executors.kubernetes.podspec import CONTAINER
 from shoal.executors.kubernetes.status import decode_message, failure_of_job, failure_of_pod, waiting_for
+from shoal.failures import FailureClass
 
 __all__ = ["JobSeen", "PodSeen", "Said", "View", "key_of", "look", "seconds"]
 
@@ -67,13 +68,13 @@ class JobSeen:
 
 @dataclass(slots=True)
 class PodSeen:
-    """What is kept of a pod."""
+    """What is kept of a pod; ``deleting``: the seconds of grace it was given to end, None where it was not asked to."""
 
     name: str
     job: str
     index: int
     created: str
-    deleting: bool
+    deleting: float | None
     gone: bool
     node: str | None
     status: dict[str, Any]
@@ -89,9 +90,9 @@ class PodSeen:
         containers = [one for one in status.get("containerStatuses") or () if one.get("name") == CONTAINER]
         if containers:
             kept["containerStatuses"] = [{key: containers[0].get(key) for key in ("name", "image", "state")}]
-        deleting = "deletionTimestamp" in meta
+        deleting = float(meta.get("deletionGracePeriodSeconds") or 0) if "deletionTimestamp" in meta else None
         # One that no node has is deleted at once; only the Job's bookkeeping still holds it.
-        gone = gone or (deleting and meta.get("deletionGracePeriodSeconds") == 0)
+        gone = gone or deleting == 0
         owner = next((one["uid"] for one in meta.get("ownerReferences") or () if one.get("kind") == "Job"), "")
         notes = {**(meta.get("labels") or {}), **(meta.get("annotations") or {})}
         index = notes.get(_INDEX) or "0"
@@ -139,11 +140,22 @@ class PodSeen:
     @property
     def over(self) -> bool:
         """Whether nothing of it runs any more."""
-        return self.gone or self.terminated is not None or self.status.get("phase") in ("Succeeded", "Failed")
+        return self.gone or self._said
+
+    @property
+    def _said(self) -> bool:
+        return self.terminated is not None or self.status.get("phase") in ("Succeeded", "Failed")
+
+    @property
+    def forced(self) -> bool:
+        """Whether somebody has removed it without waiting for its node, which has not said how it ended."""
+        return self.deleting == 0 and self.node is not None and not self._said
 
     @property
     def failure(self) -> Failure | None:
         """Why it failed, or None."""
+        if self.forced:
+            return Failure(FailureClass.NODE_LOST, "It was removed by force, without a word from its node.")
         return failure_of_pod({"status": self.status})
 
     @property
@@ -153,7 +165,7 @@ class PodSeen:
         disrupted = any(
             one["type"] == "DisruptionTarget" and one["status"] == "True" for one in self.status.get("conditions") or ()
         )
-        return self.terminated is not None or disrupted
+        return self.terminated is not None or disrupted or self.forced
 
     @property
     def waiting(self) -> Failure | None:

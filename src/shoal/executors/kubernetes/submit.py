@@ -6,7 +6,7 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +21,17 @@ from shoal.executors.kubernetes.client import (
     JOBS,
     PODS,
     AlreadyExists,
-    ApiError,
+    Asked,
     Busy,
     Client,
     Conflict,
     Forbidden,
     NotFound,
     ServerFault,
+    Unauthorized,
     Unreachable,
 )
+from shoal.executors.kubernetes.login import LoginError
 from shoal.executors.kubernetes.manifests import Manifest, Shared, shared_objects, task_objects
 from shoal.executors.kubernetes.podspec import CONTAINER
 from shoal.executors.kubernetes.spec import bucket_of
@@ -46,6 +48,8 @@ _FEWEST, _MOST = 50, 450
 _LOG_BYTES = 4 << 20
 _PAUSE = 2.0
 _FORBIDDEN_TRIES = 20
+_UNCERTAIN = (Unreachable, ServerFault, AlreadyExists, Conflict)
+"""Errors after which an object may have been made all the same: its answer was lost, or nobody could tell."""
 T = TypeVar("T")
 
 
@@ -60,17 +64,19 @@ class Created:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """An attempt was not submitted, because it was to be stopped."""
+    """An attempt was not submitted, because it was to be stopped; ``cleared``: what there may have been of it is removed."""
 
     key: AttemptKey
+    cleared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """An attempt could not be submitted."""
+    """An attempt could not be submitted; ``perhaps``: its Job may be there all the same."""
 
     key: AttemptKey
     error: ShoalError
+    perhaps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,17 +119,17 @@ class Submitter:
         self._dropped: set[AttemptKey] = set()
         self._closed = threading.Event()
 
-    def submit(self, key: AttemptKey, folder: Path, way: GpuRequest | None, *, anew: bool = False) -> None:
+    def submit(self, key: AttemptKey, folder: Path, way: GpuRequest | None, *, past: Collection[str] = ()) -> None:
         """Make an attempt's objects.
 
         Args:
             key: which attempt.
             folder: where its specification is.
             way: how to ask for its GPUs.
-            anew: remove a Job of the same name first.
+            past: uids of Jobs of the same name that do not count any more; they are removed first.
         """
         self._dropped.discard(key)
-        self._makers.submit(self._guarded, key, self._submit, key, folder, way, anew)
+        self._makers.submit(self._guarded, key, self._submit, key, folder, way, frozenset(past))
 
     def drop(self, key: AttemptKey) -> None:
         """Do not submit it, if that has not been done yet."""
@@ -133,6 +139,16 @@ class Submitter:
         """Remove the Jobs of attempts and end their pods, within their grace or at once."""
         for selector in selectors(self._shared.scope, keys):
             self._removers.submit(self._remove, selector, now)
+
+    def clear(self, key: AttemptKey) -> None:
+        """Remove what there may be of an attempt whose submission had no clear answer; told as `Dropped`."""
+
+        def work() -> None:
+            for selector in selectors(self._shared.scope, [key]):
+                self._remove(selector, False)
+            self._tell(Dropped(key, cleared=True))
+
+        self._removers.submit(work)
 
     def read_log(self, key: AttemptKey, pod: str) -> None:
         """Read what a pod printed; told as ``log``, None where it cannot be read any more."""
@@ -193,7 +209,7 @@ class Submitter:
             if not self._closed.is_set():
                 self._tell(Refused(key, ShoalError(f"{type(error).__name__}: {error}")))
 
-    def _submit(self, key: AttemptKey, folder: Path, way: GpuRequest | None, anew: bool) -> None:
+    def _submit(self, key: AttemptKey, folder: Path, way: GpuRequest | None, past: frozenset[str]) -> None:
         if key in self._dropped:
             self._tell(Dropped(key))
             return
@@ -202,16 +218,25 @@ class Submitter:
         spec = {**read_spec(folder).to_json(), "queued": None, "input_digests": {}, **bucket_of(self._shared.cluster)}
         objects = task_objects(spec, self._shared, image=self._images.get(str(spec["step"])), gpus=way)
         job = next(one for one in objects if one["kind"] == "Job")
-        if anew:
-            self._make_room(job["metadata"]["name"])
-        made, before = self._create(job)
-        for one in objects:
-            if one is not job:
-                # They go when the Job goes.
-                owner = {"apiVersion": "batch/v1", "kind": "Job", "name": made["metadata"]["name"]}
-                owned = {**one["metadata"], "ownerReferences": [{**owner, "uid": made["metadata"]["uid"]}]}
-                self._create({**one, "metadata": owned})
-        self._tell(Created(key, made, before))
+        there = False
+        try:
+            if past:
+                self._make_room(job["metadata"]["name"], past)
+            made, before = self._create(job)
+            there = True
+            if made["metadata"]["uid"] in past:
+                asked = Asked("create", JOBS.said, name=job["metadata"]["name"])
+                raise Conflict(f"the earlier Job {job['metadata']['name']} does not go away", asked)
+            for one in objects:
+                if one is not job:
+                    # They go when the Job goes.
+                    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": made["metadata"]["name"]}
+                    owned = {**one["metadata"], "ownerReferences": [{**owner, "uid": made["metadata"]["uid"]}]}
+                    self._create({**one, "metadata": owned})
+        except ShoalError as error:
+            self._tell(Refused(key, error, there or isinstance(error, _UNCERTAIN)))
+        else:
+            self._tell(Created(key, made, before))
 
     def _create(self, manifest: Manifest) -> tuple[dict[str, Any], bool]:
         for _ in range(10):
@@ -226,12 +251,16 @@ class Submitter:
                     problem = error  # it went between the two
         raise problem
 
-    def _make_room(self, name: str) -> None:
+    def _make_room(self, name: str, past: frozenset[str]) -> None:
+        """Remove a Job that does not count any more, and wait until it has gone."""
+        until = time.monotonic() + 60
         with contextlib.suppress(NotFound):
-            self._client.delete(JOBS, name)
-            until = time.monotonic() + 60
-            while time.monotonic() < until and not self._closed.wait(0.3):
-                self._client.get(JOBS, name)
+            while time.monotonic() < until and not self._closed.is_set():
+                uid = self._client.get(JOBS, name)["metadata"]["uid"]
+                if uid not in past:
+                    return
+                self._client.delete(JOBS, name, uid=uid)
+                self._closed.wait(0.1)
 
     def _prepare(self) -> None:
         with self._ready:
@@ -248,16 +277,17 @@ class Submitter:
             # Otherwise the cluster's garbage collector gets to them one by one.
             self._client.delete_all(PODS, selector, grace=1 if now else None)
 
-        with contextlib.suppress(ApiError):
+        with contextlib.suppress(ShoalError):
             self._persist(remove)
 
     def _persist(self, work: Callable[[], T]) -> T:
-        """Do it, however long the server is away; one that has just started may not know all rights yet."""
+        """Do it, however long the server is away or the login has expired; a server that has just started may not know all
+        rights yet."""
         forbidden = 0
         while True:
             try:
                 return work()
-            except (Unreachable, Busy, ServerFault, Conflict, Forbidden) as error:
+            except (Unreachable, Busy, ServerFault, Conflict, Unauthorized, LoginError, Forbidden) as error:
                 forbidden += isinstance(error, Forbidden)
                 if forbidden > _FORBIDDEN_TRIES or self._closed.wait(random.uniform(0.5, 1.5) * _PAUSE):
                     raise
