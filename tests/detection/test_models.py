@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from torch import Tensor
 from torchvision.models import get_weight
 
 from shoal.errors import UsageError
-from shoal_earth.detection.models import DETECTORS, PAPER, build_detector, cost, recipe
+from shoal_earth.detection.models import DETECTORS, PAPER, Entry, build_detector, cost, recipe
 from shoal_earth.detection.models.detector import Detector
 from shoal_earth.detection.models.detr import TransformersDetector
 
@@ -172,6 +174,20 @@ def test_the_tiny_detr_begins_by_looking_and_speaking_of_the_same_places() -> No
         assert float(seen.diag().mean()) < 0.9
         near = (torch.cdist(places, places) < 2.5 / side).float()
         assert float((seen * near).sum(1).mean()) > 0.5
+
+
+def test_the_detector_that_the_guide_shows_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "guides" / "overhead-detection.md").read_text(encoding="utf-8")
+    mine = ModuleType("shoal_earth.detection.models.mine")
+    exec(text.partition('models/mine.py"\n')[2].partition("```")[0], mine.__dict__)
+    monkeypatch.setitem(sys.modules, mine.__name__, mine)
+    monkeypatch.setitem(DETECTORS, "mine", Entry("Mine", "cnn", "mine:build", "nothing"))
+    test_losses_are_finite_and_reach_every_weight_with_and_without_boxes("mine")
+    test_detections_are_inside_of_the_image_with_labels_from_0("mine")
+    test_the_same_seed_gives_the_same_steps_and_the_loss_of_two_images_falls("mine")
+    test_in_half_precision_boxes_are_as_fine_as_ever("mine")
+    with pytest.raises(UsageError, match="mine has no recipe"):
+        recipe("mine")
 
 
 def test_boxes_beyond_the_image_and_without_width_are_put_right() -> None:

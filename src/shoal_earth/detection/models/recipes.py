@@ -199,4 +199,8 @@ def recipe(name: str, dataset: str | None = None, *, size: str = "published") ->
         raise UsageError(f'there is no size "{size}" of {name}', hint=f"Choose one of: {', '.join(SIZES)}.")
     if size == "tiny":
         return _TINY
+    if name not in _PUBLISHED:
+        raise UsageError(
+            f"{name} has no recipe in its published size", hint="Add one to recipes.py, beside the others."
+        )
     return replace(_PUBLISHED[name], **_BY_DATASET.get((name, dataset or ""), {}))  # type: ignore[arg-type]
