@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from shoal_demo import Run
 
 from processes import until
@@ -124,6 +125,14 @@ steps:
         assert note in said
         assert said.count("note:") == 1
     assert "note:" not in shoal("run", "s.yaml", "--only", "a").stderr, "once is enough"
+
+
+def test_a_secret_that_is_not_there_is_told(folder: Path, shoal: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "s.yaml").write_text("study: c\nsteps:\n  a: {run: [env], secrets: [SOME_KEY, OTHER_KEY]}\n")
+    monkeypatch.setenv("OTHER_KEY", "x")
+    for said in (shoal("plan", "s.yaml").stdout, shoal("run", "s.yaml").stderr):
+        assert "note: a: the secret SOME_KEY is not in this environment" in said
+        assert said.count("note:") == 1
 
 
 def test_a_table_that_is_added_after_the_run_is_shown_without_another(folder: Path, shoal: Run) -> None:

@@ -63,6 +63,18 @@ OnOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 
 
+def absent_secrets(opened: Opened) -> list[str]:
+    """Notes on secrets that the environment here lacks, where tasks take them from it, as on a cluster they do not."""
+    if opened.on is not None:
+        return []
+    return [
+        f"note: {name}: the secret {secret} is not in this environment, so its tasks will not have it: export it first."
+        for name, step in opened.plan.study.steps.items()
+        for secret in step.secrets
+        if secret not in os.environ
+    ]
+
+
 def open_study(
     file: Path,
     *,

@@ -16,6 +16,7 @@ from shoal.cli.common import (
     SetOption,
     StoreOption,
     StudyArgument,
+    absent_secrets,
     open_study,
 )
 from shoal.cli.opened import EXECUTORS, Opened
@@ -182,6 +183,8 @@ def _show(
         show_findings(out, str(on), findings)
     for name in steps_with_pipes(opened.plan.study):
         out.print(Text(f"note: {name}: {PIPE_NOTE}", style="yellow"), soft_wrap=True)
+    for note in absent_secrets(opened):
+        out.print(Text(note, style="yellow"), soft_wrap=True)
     here = on is None or on in EXECUTORS
     if here and total["run"]:
         _show_absent_scripts(out, opened)

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shoal.cli import complete
-from shoal.cli.common import OnOption, ProfileOption, SetOption, StoreOption, StudyArgument, open_executor, open_study
+from shoal.cli.common import (
+    OnOption,
+    ProfileOption,
+    SetOption,
+    StoreOption,
+    StudyArgument,
+    absent_secrets,
+    open_executor,
+    open_study,
+)
 from shoal.cli.opened import Opened
 from shoal.cli.words import count_tasks, duration
 
@@ -86,6 +95,8 @@ def run(
     if not opened.store.plan.exists():  # once is enough; the plan says it every time
         for name in steps_with_pipes(opened.plan.study):
             _say(f"note: {name}: {PIPE_NOTE}")
+    for note in absent_secrets(opened):
+        _say(note)
     executor = start_executor(opened, on, max_parallel=max_parallel, asked=asked)
     runner = Runner(
         opened.plan,
