@@ -7,6 +7,7 @@ import base64
 import datetime
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -25,7 +26,7 @@ from shoal.executors.kubernetes.login import LoginError, find_login, read_login
 from testbed.forward import pipe
 from testbed.pki import Authority, Pair
 
-from .conftest import Lab
+from .conftest import Lab, until
 from .terminal import at_a_terminal
 
 V1, V1BETA1 = "client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1"
@@ -255,6 +256,31 @@ steps: {train: {run: 'train {fake_seconds}', matrix: {fake_seconds: [1, 4]}}}
     lab.shoal("run", "s.yaml", "--on", "lab")
     assert lab.counts() == {"done": 2}
     assert 3 <= len(desk.calls) <= 12
+
+
+def test_a_stop_and_an_end_wait_for_no_login(desk: Desk) -> None:
+    lab, token, file = desk.lab, desk.token(), desk.root / "token"
+    file.write_text(token)
+    lab.kubeconfig = desk.write({"tokenFile": "token"})
+    lab.study("study: pond\nsteps: {train: {run: 'train {fake_end} {n}', matrix: {fake_end: [never], n: [1, 2]}}}\n")
+    runner = lab.begin("run", "s.yaml", "--on", "lab")
+    until(lambda: lab.counts().get("running") == 2)
+    file.write_text(desk.old_token())
+    some = lab.status()["tasks"][0]["id"]
+    lab.shoal("stop", "s.yaml", some)
+    until((lab.root / "runs-lab" / "pond" / "train" / some / "attempts" / "1" / "stop").exists)
+    time.sleep(1)  # the server refuses it meanwhile
+    file.write_text(token)
+    until(lambda: lab.counts() == {"running": 1, "interrupted": 1})
+    # What is over here is told although the Lease cannot be given back.
+    file.write_text("")
+    runner.send_signal(signal.SIGTERM)
+    assert runner.wait(60) == 130
+    said = (lab.root / "said.txt").read_text()
+    assert "1 task of this run goes on running" in said
+    assert "error:" not in said
+    file.write_text(token)
+    lab.shoal("stop", "s.yaml")
 
 
 def test_what_is_refused_with_a_plugin_is_asked_for_once_more(desk: Desk) -> None:

@@ -331,8 +331,8 @@ class Runner:
         if kind is FailureClass.CANCELLED:
             self._on_event(f"{task.step} {task.id} cancelled")
         else:
-            what_next = "" if retry is None else ", trying again"
-            self._on_event(f"{task.step} {task.id} failed ({kind.value}): {message}{what_next}")
+            said = message if retry is None else f"{message.rstrip('.')}, trying again"
+            self._on_event(f"{task.step} {task.id} failed ({kind.value}): {said}")
         if retry is None and kind is not FailureClass.CANCELLED:
             # A person may have had it tried again: it is one task all the same.
             self.progress.problems[:] = [one for one in self.progress.problems if one.task != task.id]
