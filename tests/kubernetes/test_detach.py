@@ -11,6 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 from shoal.cli import app, detached, inpod
+from shoal.cli.on_cluster import running_jobs
 from shoal.errors import UsageError
 from shoal.executors.kubernetes import detach
 from shoal.executors.kubernetes.preflight import NEEDED
@@ -159,6 +160,12 @@ def test_why_a_runner_ended_is_said_where_it_could_not_run_at_all(tmp_path: Path
     another = detached._why_no_pod([ended(128, 'exec: "python9": not found')])
     assert another == 'its pod ended with exit code 128, and another one follows: exec: "python9": not found'
     assert detached._why_no_pod([]) == "it waits for its pod"
+
+
+def test_a_job_whose_pods_have_ended_does_not_run_whatever_it_says() -> None:
+    jobs = [{"name": name, "active": active} for name, active in (("a", 1), ("b", 1), ("c", 1), ("d", None))]
+    pods = [{"job": "a", "phase": "Succeeded"}, {"job": "b", "phase": "Failed"}, {"job": "b", "phase": "Pending"}]
+    assert running_jobs(jobs, pods) == 2, "b, and c, which has no pod yet"
 
 
 def test_passed_gates_are_taken_where_there_are_none(tmp_path: Path) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -268,17 +268,33 @@ def remove_all(
     cluster = cluster_of(opened)
     selector = names.selector(scope_of(opened.plan.study.study, cluster))
     with contextlib.closing(connect_to(cluster, patience=8.0)) as client:
-        jobs = client.list(
-            JOBS, selector=selector, keep=lambda one: bool((one.get("status") or {}).get("active"))
-        ).items
+        jobs, pods = (client.list(one, selector=selector, keep=_state).items for one in (JOBS, PODS))
+        running = running_jobs(jobs, pods)
+        counts = {JOBS.plural: len(jobs), PODS.plural: len(pods)}
         kinds = (JOBS, PODS, SERVICES, CONFIG_MAPS, LEASES)
-        counts = {one.plural: len(client.list(one, selector=selector, keep=lambda _: 1).items) for one in kinds}
-        if yes and not any(jobs):
+        for one in kinds[2:]:
+            counts[one.plural] = len(client.list(one, selector=selector, keep=lambda _: 1).items)
+        if yes and not running:
             # A runner elsewhere may have nothing that runs at this moment, and would miss what its next tasks mount.
             with alone(client, opened, cluster):
                 for one in kinds:
                     client.delete_all(one, selector)
-        return {plural: count for plural, count in counts.items() if count}, sum(jobs)
+        return {plural: count for plural, count in counts.items() if count}, running
+
+
+def _state(one: dict[str, Any]) -> dict[str, Any]:
+    """What is needed of a Job or of a pod to know whether it runs."""
+    meta, status = one["metadata"], one.get("status") or {}
+    owner = next((of["name"] for of in meta.get("ownerReferences") or () if of.get("kind") == "Job"), None)
+    return {"name": meta["name"], "job": owner, "active": status.get("active"), "phase": status.get("phase")}
+
+
+def running_jobs(jobs: Iterable[Mapping[str, Any]], pods: Iterable[Mapping[str, Any]]) -> int:
+    """How many Jobs run. For a moment a Job says so of itself whose pods have all ended."""
+    found: dict[Any, bool] = {}
+    for pod in pods:
+        found[pod["job"]] = found.get(pod["job"], False) or pod["phase"] not in ("Succeeded", "Failed")
+    return sum(bool(job["active"]) and found.get(job["name"], True) for job in jobs)
 
 
 @contextlib.contextmanager
