@@ -85,6 +85,17 @@ def test_values_that_move_together_are_zipped_and_others_are_listed(tmp_path: Pa
                                                               ("t", "--lr=1e-3", "--m=a")}  # fmt: skip
 
 
+def test_names_that_mean_something_in_a_study_are_not_taken(tmp_path: Path) -> None:
+    options = ["include", "zip", "out", "seed"]
+    jobs = [
+        {"job_name": f"Code{i}", "command": ["t", *(f"--{name}={i + k * i}" for k, name in enumerate(options))]}
+        for i in range(3)
+    ]
+    _, plan = convert(tmp_path, config(*jobs))
+    assert list(plan.study.steps) == ["Code-jobs"]
+    assert plan.axes("Code-jobs").keys() == {"include_", "zip_", "out_", "seed"}
+
+
 def test_different_kinds_of_jobs_are_different_steps(tmp_path: Path) -> None:
     made, plan = convert(
         tmp_path,

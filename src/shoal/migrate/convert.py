@@ -18,6 +18,7 @@ from shoal.migrate.grouping import Axes, axis_value, common, fold, fold_words, j
 from shoal.migrate.launcher import Job, Note, read_config
 from shoal.plan import Plan, Task, build, resources_of
 from shoal.study import dump_yaml, parse_study
+from shoal.study.check import STORE_FOLDERS
 from shoal.study.template import Template
 
 __all__ = ["Migration", "migrate"]
@@ -195,7 +196,7 @@ def _gpu_name(label: str) -> str:
 def _step_name(jobs: list[Job], taken: dict[str, Any]) -> str:
     stem = common([job.name for job in jobs])
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-_")[:40].strip("-_") or "jobs"
-    stem = f"{stem}-jobs" if stem in ("runs", "code", "control") else stem
+    stem = f"{stem}-jobs" if stem.lower() in STORE_FOLDERS else stem
     name, number = stem, 2
     while name in taken:
         name, number = f"{stem}-{number}", number + 1

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from shoal.study.check_axes import RESERVED
 from shoal.study.template import value_text
 from shoal.study.yaml import resolve
 
@@ -19,7 +20,6 @@ _NAME = r"[A-Za-z_][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*"
 _LITERAL = re.compile(rf"(?<!\$)\{{{_NAME}\}}")
 _REFERENCE = re.compile(rf"((?<![{{$])\{{{_NAME}\}}(?!\}}))")
 _BOUNDARY = re.compile(r"[=/:,]")
-_RESERVED = frozenset({"out", "checkpoints", "task", "study", "step", "data", "inputs", "seed", "store"})
 
 
 def common(texts: Sequence[str]) -> str:
@@ -46,7 +46,7 @@ class Axes:
                 return name
         plain = re.sub(r"[^A-Za-z0-9_]+", "_", wanted).strip("_").lower() or "value"
         plain = plain if plain[0].isalpha() or plain[0] == "_" else f"v_{plain}"
-        plain = f"{plain}_" if plain in _RESERVED else plain
+        plain = f"{plain}_" if plain in RESERVED else plain
         name, number = plain, 2
         while name in self.values:
             name, number = f"{plain}_{number}", number + 1

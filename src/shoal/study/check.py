@@ -14,7 +14,7 @@ from shoal.study.problems import Problems, did_you_mean, quoted
 from shoal.study.readers import STEP
 from shoal.study.schema import Step, Study
 
-__all__ = ["check"]
+__all__ = ["STORE_FOLDERS", "check"]
 
 STORE_FOLDERS = ("runs", "code", "control")
 """Folders of a study's store that no step may be named like."""
