@@ -229,6 +229,7 @@ def test_tasks_outlive_their_runner_and_are_adopted(shoal: Run, folder: Path) ->
     runner.wait(60)
     assert "1 task of this run goes on running" in (folder / "said").read_text()
     assert len(running(shoal)) == 1
+    assert "1 of 1 tasks are running now. See: shoal status s.yaml" in shoal("plan", "s.yaml").stdout
     runner = begin()
     until(lambda: "adopted 1" in (folder / "said").read_text(), 60)
     go.touch()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +26,10 @@ from shoal.cli.words import asks, console, duration, print_json
 from shoal.errors import UsageError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from shoal.clusters import Cluster, Finding
+    from shoal.plan import Plan
     from shoal.store import Snapshot
     from shoal.store.state import TaskState
 
@@ -113,6 +118,34 @@ def as_json(opened: Opened, states: dict[str, TaskState], findings: list[Finding
     }
 
 
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A step: how many of its tasks are in which state, why some have to run, and the seconds that finished ones took."""
+
+    step: str
+    counts: Counter[str]
+    why: str
+    seconds: list[float]
+
+    @property
+    def estimate(self) -> float | None:
+        """Seconds that the tasks to run will take, one after another."""
+        todo = self.counts["todo"]
+        return statistics.median(self.seconds) * todo if self.seconds and todo else None
+
+
+def _rows(plan: Plan, snapshot: Snapshot, states: dict[str, TaskState]) -> Iterator[_Row]:
+    for step in plan.order:
+        tasks = plan.of_step(step)
+        counts = Counter(str(states[task.id].state) for task in tasks)
+        reasons = Counter(str(reason) for task in tasks if (reason := states[task.id].reason) is not None)
+        words = [f"{counts['running']} running now"] if counts["running"] else []
+        words += [f"{count} {reason}" for reason, count in reasons.most_common()]
+        records = (snapshot.tasks.get(task.id) for task in tasks)
+        seconds = [record.seconds for record in records if record is not None and record.result is not None]
+        yield _Row(step, counts, " · ".join(words), seconds)
+
+
 def _show(
     opened: Opened,
     snapshot: Snapshot,
@@ -121,18 +154,54 @@ def _show(
     findings: list[Finding] | None,
 ) -> None:
     from rich.markup import escape
-    from rich.table import Table
     from rich.text import Text
 
-    from shoal.store.state import State
     from shoal.study.pipes import PIPE_NOTE, steps_with_pipes
 
     out = console()
-    title = opened.plan.study.title
-    head = f"[bold]{opened.plan.study.study}[/bold]" + (f" · {escape(title)}" if title else "")
-    out.print(head)
+    study = opened.plan.study
+    out.print(f"[bold]{study.study}[/bold]" + (f" · {escape(study.title)}" if study.title else ""))
     out.print(Text(f"store {opened.store.root}", style="dim"), soft_wrap=True)  # a path, or a command, is to be pasted
     out.print()
+    rows = list(_rows(opened.plan, snapshot, states))
+    out.print(_table(opened, rows))
+    out.print()
+    if findings is not None:
+        from shoal.cli.on_cluster import show_findings
+
+        show_findings(out, str(on), findings)
+    for name in steps_with_pipes(study):
+        out.print(Text(f"note: {name}: {PIPE_NOTE}", style="yellow"), soft_wrap=True)
+    for note in absent_secrets(opened):
+        out.print(Text(note, style="yellow"), soft_wrap=True)
+    total = sum((row.counts for row in rows), Counter[str]())
+    here = on is None or on in EXECUTORS
+    if here and total["todo"]:
+        _show_absent_scripts(out, opened)
+    start = "Once that data is there, start" if here and _show_absent(out, opened, states) else "Start"
+    estimates = [row.estimate for row in rows if row.estimate is not None]
+    if estimates:
+        rested = sum(len(row.seconds) for row in rows)
+        said = f"Estimates rest on {rested} finished tasks of this study (median), one after another"
+        out.print(Text(f"{said}: ~{duration(sum(estimates))}.", style="dim"))
+    again = f"{opened.file}{opened.options}" + (f" --on {on}" if on else "")
+    if any(finding.level == "error" for finding in findings or ()):
+        then = f"{on} would refuse this: mend what is marked error first, and plan again."
+    elif total["todo"]:
+        then = f"{total['todo']} of {total.total()} tasks to run. {start} with: shoal run {again}"
+    elif total["gate"]:
+        then = f"Nothing to run before a person approves: shoal approve {again}"
+    elif total["running"]:
+        then = f"{total['running']} of {total.total()} tasks are running now. See: shoal status {opened.look}"
+    else:
+        then = f"All {total.total()} tasks are done. See: shoal {opened.look_with} {opened.look}"
+    out.print(escape(then), soft_wrap=True)
+
+
+def _table(opened: Opened, rows: list[_Row]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
     table.add_column("step", overflow="fold")
     for name in ("tasks", "done", "run"):
@@ -140,74 +209,19 @@ def _show(
     table.add_column("why")
     table.add_column("each")
     table.add_column("estimate", justify="right", no_wrap=True)
-    total = Counter[str]()
-    estimates: list[float] = []
-    rested = 0
-    for name in opened.plan.order:
-        tasks = opened.plan.of_step(name)
-        counts = Counter(states[task.id].state for task in tasks)
-        why = Counter(str(states[task.id].reason) for task in tasks if states[task.id].reason is not None)
-        run = counts[State.TODO]
-        words = [f"{count} {reason}" for reason, count in why.most_common()]
-        if counts[State.RUNNING]:
-            words.insert(0, f"{counts[State.RUNNING]} running now")
-        seconds = [
-            record.seconds
-            for task in tasks
-            if (record := snapshot.tasks.get(task.id)) is not None and record.result is not None
-        ]
-        rested += len(seconds)
-        estimate = statistics.median(seconds) * run if seconds and run else None
-        if estimate is not None:
-            estimates.append(estimate)
-        gate = opened.plan.study.steps[name].gate is not None
+    for row in rows:
+        done, todo = row.counts["done"], row.counts["todo"]
+        gate = opened.plan.study.steps[row.step].gate is not None
         table.add_row(
-            Text(name, style="cyan"),
-            str(len(tasks)),
-            Text(
-                str(counts[State.DONE]) if counts[State.DONE] else "-", style="green" if counts[State.DONE] else "dim"
-            ),
-            Text(str(run) if run else "-", style="bold" if run else "dim"),
-            Text(" · ".join(words)),
-            Text("a person" if gate else _each(opened, name), style="dim"),
-            Text(f"~{duration(estimate)}" if estimate is not None else "", style="dim"),
+            Text(row.step, style="cyan"),
+            str(row.counts.total()),
+            Text(str(done), style="green") if done else Text("-", style="dim"),
+            Text(str(todo), style="bold") if todo else Text("-", style="dim"),
+            Text(row.why),
+            Text("a person" if gate else _each(opened, row.step), style="dim"),
+            Text("" if row.estimate is None else f"~{duration(row.estimate)}", style="dim"),
         )
-        total["tasks"] += len(tasks)
-        total["run"] += run
-        total["gate"] += counts[State.GATE]
-    out.print(table)
-    out.print()
-    if findings is not None:
-        from shoal.cli.on_cluster import show_findings
-
-        show_findings(out, str(on), findings)
-    for name in steps_with_pipes(opened.plan.study):
-        out.print(Text(f"note: {name}: {PIPE_NOTE}", style="yellow"), soft_wrap=True)
-    for note in absent_secrets(opened):
-        out.print(Text(note, style="yellow"), soft_wrap=True)
-    here = on is None or on in EXECUTORS
-    if here and total["run"]:
-        _show_absent_scripts(out, opened)
-    start = "Once that data is there, start" if here and _show_absent(out, opened, states) else "Start"
-    again = escape(f"{opened.file}{opened.options}") + (f" --on {on}" if on else "")
-    if estimates:
-        out.print(
-            Text(
-                f"Estimates rest on {rested} finished tasks of this study (median), one after another: "
-                f"~{duration(sum(estimates))}.",
-                style="dim",
-            )
-        )
-    if any(finding.level == "error" for finding in findings or ()):
-        out.print(f"{on} would refuse this: mend what is marked error first, and plan again.")
-    elif total["run"]:
-        out.print(f"{total['run']} of {total['tasks']} tasks to run. {start} with: shoal run {again}", soft_wrap=True)
-    elif total["gate"]:
-        out.print(f"Nothing to run before a person approves: shoal approve {again}", soft_wrap=True)
-    else:
-        out.print(
-            f"All {total['tasks']} tasks are done. See: shoal {opened.look_with} {escape(opened.look)}", soft_wrap=True
-        )
+    return table
 
 
 def _show_absent(out: Any, opened: Opened, states: dict[str, TaskState]) -> bool:
