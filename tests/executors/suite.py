@@ -153,7 +153,7 @@ class ExecutorContract:
 
     # -- results
 
-    def test_success_with_metrics(self, bench: Bench) -> None:
+    def test_a_success_has_its_metrics_its_parameters_and_its_log(self, bench: Bench) -> None:
         ended = bench.run("echo hi; echo '{\"iou\": 0.5}' > out/metrics.json")
         assert ended == Ended(AttemptKey("aaaaaaaaaaaa", 1), "succeeded")
         result = json.loads((bench.root / "aaaaaaaaaaaa" / "result.json").read_text())
@@ -163,13 +163,13 @@ class ExecutorContract:
         assert [type(event) for event in bench.events] == [Started, Ended]
         assert bench.record(ended.key)["outcome"] == "succeeded"
 
-    def test_spec_on_disk_is_the_spec(self, bench: Bench) -> None:
+    def test_the_spec_on_disk_is_the_one_that_was_given(self, bench: Bench) -> None:
         spec = bench.spec("true", resources=Resources(cpu=0.5, memory=1 << 28), timeout=60.0, env={"A": "b"})
         bench.executor.start(spec)
         bench.wait(spec.key)
         assert AttemptSpec.from_json(json.loads(spec.path.read_text())) == spec
 
-    def test_many(self, bench: Bench) -> None:
+    def test_many_attempts_end_each_in_its_own_way(self, bench: Bench) -> None:
         specs = [bench.spec(f"exit {number % 2}", task=f"{number:012x}") for number in range(12)]
         todo, keys = list(specs), [spec.key for spec in specs]
         while todo:
@@ -179,33 +179,33 @@ class ExecutorContract:
         ended = bench.wait(*keys)
         assert [ended[key].outcome for key in keys] == ["succeeded", "failed"] * 6
 
-    def test_nothing_happens(self, bench: Bench) -> None:
+    def test_waiting_for_nothing_takes_the_time_it_was_given(self, bench: Bench) -> None:
         begin = time.monotonic()
         assert bench.executor.wait(0.2) == []
         assert 0.1 < time.monotonic() - begin < 5
 
     # -- failures
 
-    def test_failure(self, bench: Bench) -> None:
+    def test_a_failure_says_what_was_raised_and_where(self, bench: Bench) -> None:
         (bench.root / "train.py").write_text("raise ValueError('no such optimizer')\n")
         failure = bench.failure([bench.python, "-S", str(bench.root / "train.py")])
         assert failure.kind is FailureClass.USER
         assert failure.message == "The command failed with ValueError: no such optimizer (train.py, line 1)."
 
-    def test_command_not_found(self, bench: Bench) -> None:
+    def test_a_command_that_is_not_there_is_told(self, bench: Bench) -> None:
         failure = bench.failure(["no-such-program"])
         assert failure.kind is FailureClass.USER
         assert "not found" in failure.message, failure
 
-    def test_cwd_missing(self, bench: Bench) -> None:
+    def test_a_folder_that_is_not_there_is_named(self, bench: Bench) -> None:
         failure = bench.failure("true", cwd=Path("/no/such/folder"))
         assert failure.kind is FailureClass.USER
         assert "/no/such/folder" in failure.message
 
-    def test_timeout(self, bench: Bench) -> None:
+    def test_what_takes_too_long_is_ended(self, bench: Bench) -> None:
         assert bench.failure("sleep 60", timeout=0.3).kind is FailureClass.TIMEOUT
 
-    def test_stall(self, bench: Bench) -> None:
+    def test_what_says_nothing_for_too_long_is_ended(self, bench: Bench) -> None:
         assert bench.failure("echo once; sleep 60", stall=0.3).kind is FailureClass.STALLED
 
     def test_out_of_memory_on_the_gpu(self, bench: Bench) -> None:
@@ -228,12 +228,12 @@ class ExecutorContract:
         ended = bench.run("printf s3cret; sleep 0.1; echo -value; echo $POND_TOKEN", secrets=("POND_TOKEN",))
         assert bench.log(ended.key) == "***\n***\n"
 
-    def test_much_output(self, bench: Bench) -> None:
+    def test_much_output_is_kept_whole(self, bench: Bench) -> None:
         ended = bench.run([bench.python, "-S", "-c", "import os\nfor _ in range(160): os.write(1, b'x' * 65536)"])
         assert ended.outcome == "succeeded"
         assert (bench.attempt(ended.key) / "log.txt").stat().st_size == 160 * 65536
 
-    def test_output_that_is_not_utf_8(self, bench: Bench) -> None:
+    def test_output_that_is_not_utf_8_is_made_so(self, bench: Bench) -> None:
         assert bench.log(bench.run(r"printf '\377\n'").key) == "\ufffd\n"
 
     # -- attempts
@@ -243,7 +243,7 @@ class ExecutorContract:
         second = bench.run("ls -A out checkpoints", number=2)
         assert bench.log(second.key).split() == ["checkpoints:", "b", "out:"]
 
-    def test_start_repeated_is_harmless(self, bench: Bench) -> None:
+    def test_what_is_started_twice_runs_once(self, bench: Bench) -> None:
         spec = bench.spec("echo ran >> count")
         bench.executor.start(spec)
         bench.executor.start(spec)
@@ -280,7 +280,7 @@ class Concurrent(ExecutorContract):
         until(lambda: (spec.cwd / "pid").exists())
         return spec
 
-    def test_stop_with_grace(self, bench: Bench) -> None:
+    def test_a_stop_leaves_time_to_save(self, bench: Bench) -> None:
         spec = self.begin(bench, "trap 'sleep 0.2; echo saved; exit 0' TERM; while :; do sleep 0.05; done")
         bench.executor.stop([spec.key], "preempted")
         ended = bench.wait(spec.key)[spec.key]
@@ -289,7 +289,7 @@ class Concurrent(ExecutorContract):
         assert "saved" in bench.log(spec.key)
         assert not (bench.root / spec.task / "result.json").exists()
 
-    def test_stop_now(self, bench: Bench) -> None:
+    def test_a_stop_at_once_leaves_no_time(self, bench: Bench) -> None:
         spec = self.begin(bench, "trap '' TERM; while :; do sleep 0.05; done", grace=100.0)
         begin = time.monotonic()
         bench.executor.stop([spec.key], "cancelled", now=True)
@@ -299,7 +299,7 @@ class Concurrent(ExecutorContract):
         assert time.monotonic() - begin < 10
         assert bench.gone(int((spec.cwd / "pid").read_text()))
 
-    def test_stop_with_patience_lost(self, bench: Bench) -> None:
+    def test_a_second_stop_ends_the_grace_of_the_first(self, bench: Bench) -> None:
         spec = self.begin(bench, "trap '' TERM; while :; do sleep 0.05; done", grace=100.0)
         bench.executor.stop([spec.key], "cancelled")
         time.sleep(0.2)
@@ -307,12 +307,12 @@ class Concurrent(ExecutorContract):
         bench.executor.stop([spec.key], "cancelled", now=True)
         assert bench.wait(spec.key)[spec.key].outcome == "failed"
 
-    def test_stop_of_others_is_ignored(self, bench: Bench) -> None:
+    def test_a_stop_of_others_is_ignored(self, bench: Bench) -> None:
         spec = self.begin(bench, "sleep 0.5")
         bench.executor.stop([AttemptKey("bbbbbbbbbbbb", 1)], "cancelled", now=True)
         assert bench.wait(spec.key)[spec.key].outcome == "succeeded"
 
-    def test_stop_by_another_process(self, bench: Bench) -> None:
+    def test_any_runner_can_stop_what_another_one_started(self, bench: Bench) -> None:
         spec = self.begin(bench, "sleep 100")
         other = bench.another(self.make())
         try:
@@ -325,7 +325,7 @@ class Concurrent(ExecutorContract):
         finally:
             other.executor.close()
 
-    def test_killed_agent(self, bench: Bench) -> None:
+    def test_a_killed_agent_takes_its_command_along_and_the_node_is_lost(self, bench: Bench) -> None:
         spec = self.begin(bench, "touch checkpoints/c; sh -c 'echo $$ > child; sleep 100'; true")
         until(lambda: (spec.cwd / "child").exists() and (spec.cwd / "child").read_text())
         bench.kill_agent(spec.key)
@@ -339,7 +339,7 @@ class Concurrent(ExecutorContract):
         assert record["checkpointed"] is not None
         assert bench.run("true", number=2).outcome == "succeeded"
 
-    def test_adoption_after_the_runners_death(self, bench: Bench) -> None:
+    def test_what_outlives_its_runner_is_adopted(self, bench: Bench) -> None:
         """The runner and all of its helpers are killed; the attempt goes on and the next runner hears of its end."""
         spec = bench.spec("echo $$ > pid.new; mv pid.new pid; while [ ! -e go ]; do sleep 0.05; done; echo done")
         runner = bench.runner(spec)
@@ -354,7 +354,7 @@ class Concurrent(ExecutorContract):
         assert bench.wait(spec.key)[spec.key].outcome == "succeeded"
         assert bench.log(spec.key) == "done\n"
 
-    def test_adoption_of_what_has_ended_meanwhile(self, bench: Bench) -> None:
+    def test_what_ended_meanwhile_is_adopted_with_its_end(self, bench: Bench) -> None:
         spec = bench.spec("echo $$ > pid.new; mv pid.new pid; while [ ! -e go ]; do sleep 0.05; done; exit 3")
         runner = bench.runner(spec)
         until(lambda: (spec.cwd / "pid").exists())

@@ -47,12 +47,12 @@ class TestDebug(ExecutorContract):
         )
         assert done.stdout == b"got a word\n"
 
-    def test_one_at_a_time(self, bench: Bench) -> None:
+    def test_attempts_run_one_at_a_time(self, bench: Bench) -> None:
         bench.executor.start(bench.spec("true"))
         assert not bench.executor.fits(Resources())
         assert bench.executor.impossible(Resources(nodes=2)) is not None
 
-    def test_stop_of_what_waits(self, bench: Bench) -> None:
+    def test_what_waits_can_be_stopped(self, bench: Bench) -> None:
         spec = bench.spec("touch ran")
         bench.executor.start(spec)
         bench.executor.stop([spec.key], "cancelled")
@@ -84,7 +84,7 @@ class TestDebug(ExecutorContract):
         assert bench.record(spec.key)["failure"]["class"] == "cancelled"
         assert signal.getsignal(signal.SIGTERM) is before
 
-    def test_off_the_main_thread(self, bench: Bench) -> None:
+    def test_it_works_off_the_main_thread(self, bench: Bench) -> None:
         ended: list[Ended] = []
         thread = threading.Thread(target=lambda: ended.append(bench.run("echo hi; sleep 0.1")))
         thread.start()

@@ -266,3 +266,13 @@ def test_trials_of_several_versions_of_the_code_are_told(tmp_path: Path) -> None
     assert any(note.startswith("Tasks of prep were done with 3 versions") for note in notes), (
         "what they were made from too"
     )
+
+
+@pytest.mark.parametrize(("one", "other"), [(8, 8.0), ([8, "a"], (8.0, "a"))])
+def test_numbers_that_are_equal_are_one_row_in_lists_too(tmp_path: Path, one: object, other: object) -> None:
+    small = Small(tmp_path, objective={"metric": "iou", "goal": "max"})
+    small.step("s")
+    for seed, size in enumerate((one, other)):
+        small.add("s", {"size": size, "seed": seed}, {"iou": 0.5})
+    (row,) = build_table(read_store(small.write()), rows="size", over="seed").row_keys
+    assert json.loads(row[0]) == json.loads(json.dumps(one))

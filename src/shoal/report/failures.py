@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from shoal.failures import FailureClass, signature
 from shoal.report.trials import Trials
 from shoal.results import StudyData
-from shoal.results.data import Attempt, show_value, value_key
+from shoal.results.data import Attempt, json_key, show_value
 
 __all__ = ["FailureGroup", "group_failures"]
 
@@ -101,10 +101,10 @@ def _common(data: StudyData, group: FailureGroup) -> list[str]:
     mine = [data.tasks[key] for key in group.tasks]
     found = []
     for name, value in mine[0].params.items():
-        key = value_key(value)
-        counts = Counter(value_key(t.params.get(name)) for t in everyone)
+        key = json_key(value)
+        counts = Counter(json_key(t.params.get(name)) for t in everyone)
         # Said only when it would be a coincidence if the value had nothing to do with it.
         chance = (counts[key] / len(everyone)) ** len(mine)
-        if chance < 0.02 and all(value_key(t.params.get(name)) == key for t in mine):
+        if chance < 0.02 and all(json_key(t.params.get(name)) == key for t in mine):
             found.append(f"{name} {show_value(value)}")
     return found

@@ -35,7 +35,7 @@ from shoal.report.summary import compared, cost_line, outcome, progress, state_c
 from shoal.report.timeline import make_timeline
 from shoal.report.trials import Trials, find_trials
 from shoal.results import ResultError, StudyData, Table, read_store, report_tables, usage_summary
-from shoal.results.data import amount, duration
+from shoal.results.data import amount, show_hours
 from shoal.results.formats import cell_text, column_head, has_ranks, hours_text, rank_text
 from shoal.units import format_size
 
@@ -128,7 +128,7 @@ def render_report(data: StudyData, runtime: Any = None) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(amount=amount, hours=duration, size=format_size)
+    environment.filters.update(amount=amount, hours=show_hours, size=format_size)
     environment.filters.update(percent=lambda share: f"{share:.0%}", count=lambda number: f"{number:,}")
     return environment.from_string(_asset("template.html.j2")).render(
         data=data,

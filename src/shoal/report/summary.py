@@ -8,7 +8,7 @@ from collections import Counter
 
 from shoal.report.trials import Trials
 from shoal.results import StudyData, Usage
-from shoal.results.data import STATES, duration
+from shoal.results.data import STATES, show_hours
 from shoal.results.tables import digits_for
 from shoal.results.usage_text import waited
 
@@ -108,9 +108,9 @@ def cost_line(usage: Usage) -> str:
     if not total.attempts:
         return ""
     text = f"{total.gpu:,.1f} GPU-hours, " if total.gpu >= 0.05 else ""
-    text += f"{duration(usage.wall)} of wall-clock"
+    text += f"{show_hours(usage.wall)} of wall-clock"
     if usage.speedup and usage.speedup > 1.05:
-        text += f"; one after another it would have been {duration(total.run)} ({usage.speedup:.1f}×)"
+        text += f"; one after another it would have been {show_hours(total.run)} ({usage.speedup:.1f}×)"
     if waits := waited(total):
         text += f"; {waits}"
     return text[0].upper() + text[1:] + "."

@@ -6,7 +6,7 @@ import statistics
 from dataclasses import dataclass, field
 
 from shoal.results import ResultError, StudyData
-from shoal.results.data import Objective, Task, finite, show_value, value_key
+from shoal.results.data import Objective, Task, finite, json_key, show_value
 from shoal.results.frame import varying_axes
 from shoal.results.metrics import MetricRef, find_metric, metric_names, metric_value
 
@@ -197,7 +197,7 @@ def _axis(name: str, tasks: list[Task]) -> Axis:
         if name not in task.params:
             of.append(-1)
             continue
-        key = value_key(task.params[name])
+        key = json_key(task.params[name])
         if key not in places:
             places[key] = len(raw)
             raw.append(task.params[name])

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from shoal.results.data import STATES, Objective, StudyData, Task, show_value, value_key
+from shoal.results.data import STATES, Objective, StudyData, Task, json_key, show_value
 from shoal.results.errors import ResultError, did_you_mean
 from shoal.results.metrics import MetricRef, find_metric, metric_names, metric_value
 from shoal.results.tables import NO_GOAL, Best, Cell, Key, Table, digits_for, names_of
@@ -169,11 +169,11 @@ def _side_by_side(tables: list[Table], title: str) -> Table:
                 joined.row_rank[row] = None
                 joined.row_hours[row] = table.row_hours[row]
         for column in table.column_keys:
-            key = (value_key(table.value), *column)
+            key = (json_key(table.value), *column)
             joined.column_keys.append(key)
             joined.column_labels[key] = (table.value, *table.column_labels[column])
             joined.digits[key] = table.digits[column]
-        joined.cells |= {(row, (value_key(table.value), *column)): cell for (row, column), cell in table.cells.items()}
+        joined.cells |= {(row, (json_key(table.value), *column)): cell for (row, column), cell in table.cells.items()}
         joined.notes += [note for note in table.notes if note not in joined.notes]
     ranked = next((t for t in tables if t.goal is not None), first)
     order = {row: i for i, row in enumerate(ranked.row_keys)}
@@ -241,13 +241,13 @@ def _keep(tasks: list[Task], where: Mapping[str, Any], step: str) -> list[Task]:
     for axis, wanted in where.items():
         options = wanted if isinstance(wanted, list | tuple | set) else [wanted]
         # A list may be one value of the axis as well as several values to keep; text is what a command line gives.
-        keys = {value_key(o) for o in options} | {value_key(wanted if not isinstance(wanted, set) else list(wanted))}
+        keys = {json_key(o) for o in options} | {json_key(wanted if not isinstance(wanted, set) else list(wanted))}
         texts = {o for o in options if isinstance(o, str)}
         before = kept
         kept = [
             t
             for t in before
-            if axis in t.params and (value_key(t.params[axis]) in keys or show_value(t.params[axis]) in texts)
+            if axis in t.params and (json_key(t.params[axis]) in keys or show_value(t.params[axis]) in texts)
         ]
         if before and not kept:
             there = dict.fromkeys(show_value(t.params[axis]) for t in before if axis in t.params)
@@ -259,7 +259,7 @@ def _keep(tasks: list[Task], where: Mapping[str, Any], step: str) -> list[Task]:
 
 
 def _key(params: Mapping[str, Any], axes: Key) -> Key:
-    return tuple(value_key(params[a]) if a in params else "" for a in axes)
+    return tuple(json_key(params[a]) if a in params else "" for a in axes)
 
 
 def _labels(params: Mapping[str, Any], axes: Key) -> tuple[str, ...]:
@@ -274,9 +274,9 @@ def _grouped(tasks: list[Task], groups: Mapping[str, Mapping[str, Any]], axes: K
             raise ResultError(f"groups: {axis!r} is neither in rows nor in columns", hint="Name it in one of them.")
         for name, members in named.items():
             for member in members if isinstance(members, list | tuple) else [members]:
-                names[axis, value_key(member)] = name
+                names[axis, json_key(member)] = name
     return {
-        task.id: {a: names.get((a, value_key(v)), v) if a in groups else v for a, v in task.params.items()}
+        task.id: {a: names.get((a, json_key(v)), v) if a in groups else v for a, v in task.params.items()}
         for task in tasks
     }
 

@@ -23,10 +23,10 @@ __all__ = [
     "StudyData",
     "Task",
     "amount",
-    "duration",
     "finite",
+    "json_key",
+    "show_hours",
     "show_value",
-    "value_key",
 ]
 
 #: What a task can be, in the order in which the states are shown.
@@ -43,10 +43,12 @@ def finite(value: object) -> float | None:
         return None
 
 
-def value_key(value: object) -> str:
+def json_key(value: object) -> str:
     """Return text that is the same for equal parameter values (lists and numbers included); it is JSON."""
     if isinstance(value, str | int | float | None):
         return _scalar_key(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(json_key, value))}]"
     return json.dumps(value, sort_keys=True, default=str)
 
 
@@ -75,7 +77,7 @@ def show_value(value: object) -> str:
     return str(value)
 
 
-def duration(hours: float) -> str:
+def show_hours(hours: float) -> str:
     """Return hours for people: ``3.6 h``, ``12 min``, ``8 s``."""
     if hours >= 100:
         return f"{hours:,.0f} h"

@@ -7,7 +7,7 @@ import io
 import json
 from typing import TYPE_CHECKING, Any
 
-from shoal.results.data import amount, duration
+from shoal.results.data import amount, show_hours
 from shoal.results.errors import ResultError
 from shoal.results.tables import Cell, Key, Table, axis_values
 
@@ -102,7 +102,7 @@ def has_ranks(table: Table) -> bool:
 def hours_text(table: Table, row: Key) -> str:
     """Return what a row cost, for people."""
     hours = table.row_hours[row]
-    return amount(hours) if table.hours_of == "GPU-h" else duration(hours)
+    return amount(hours) if table.hours_of == "GPU-h" else show_hours(hours)
 
 
 def rank_text(rank: float | None) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shoal.results.build import build_table
-from shoal.results.data import StudyData, value_key
+from shoal.results.data import StudyData, json_key
 from shoal.results.errors import ResultError
 from shoal.results.metrics import find_metric, metric_names, metric_value, number
 from shoal.results.read import read_curves, read_store
@@ -222,7 +222,7 @@ def varying_axes(data: StudyData, step: str) -> list[str]:
     """Return the axes of a step that take more than one value among its tasks, in the order of the study."""
     tasks = data.of_step(step)
     axes = dict.fromkeys(name for task in tasks for name in task.params)
-    return [a for a in axes if len({value_key(t.params.get(a)) for t in tasks}) > 1]
+    return [a for a in axes if len({json_key(t.params.get(a)) for t in tasks}) > 1]
 
 
 def load(study: str | Path, store: str | Path | None = None) -> StudyResults:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shoal.results.data import amount, duration
+from shoal.results.data import amount, show_hours
 from shoal.results.formats import narrow_table
 from shoal.units import format_size
 
@@ -25,12 +25,12 @@ def headline(usage: Usage) -> str:
     total = usage.total
     if not total.attempts:
         return "Nothing has run yet."
-    what = f"{total.gpu:,.1f} GPU-hours" if total.gpu else f"{duration(total.run)} of run time"
-    text = f"{what} in {duration(usage.wall)} of wall-clock"
+    what = f"{total.gpu:,.1f} GPU-hours" if total.gpu else f"{show_hours(total.run)} of run time"
+    text = f"{what} in {show_hours(usage.wall)} of wall-clock"
     if usage.speedup and usage.speedup > 1.1:
-        text += f"; one after another {duration(total.run)}, {usage.speedup:.1f} times as long"
+        text += f"; one after another {show_hours(total.run)}, {usage.speedup:.1f} times as long"
     if total.wasted:
-        lost = f"{total.gpu_wasted:,.1f} GPU-h" if total.gpu_wasted else duration(total.wasted)
+        lost = f"{total.gpu_wasted:,.1f} GPU-h" if total.gpu_wasted else show_hours(total.wasted)
         text += f"; {lost} wasted"
     if waits := waited(total):
         text += f"; {waits}"
@@ -46,12 +46,12 @@ def waited(total: Hours) -> str:
         return ""
     whole = total.queue + total.pull + total.prepare
     parts = [
-        f"{duration(total.queue)} for {'a GPU' if total.gpu else 'a place'}",
-        f"{duration(total.pull)} for the image",
+        f"{show_hours(total.queue)} for {'a GPU' if total.gpu else 'a place'}",
+        f"{show_hours(total.pull)} for the image",
     ]
     if total.prepare > _WORTH_SAYING * whole:
-        parts.append(f"{duration(total.prepare)} for inputs")
-    return f"waited {duration(whole)}: {', '.join(parts)}"
+        parts.append(f"{show_hours(total.prepare)} for inputs")
+    return f"waited {show_hours(whole)}: {', '.join(parts)}"
 
 
 def usage_rich(usage: Usage) -> RenderableType:
@@ -100,11 +100,11 @@ def _columns(groups: list[Hours]) -> tuple[dict[str, list[str]], dict[str, list[
     time = {
         "tasks": [f"{g.tasks:,}" for g in groups],
         "attempts": [f"{g.attempts:,}" for g in groups],
-        "queued": [duration(g.queue) for g in groups],
+        "queued": [show_hours(g.queue) for g in groups],
     }
     if any(g.pull for g in groups):
-        time["image"] = [duration(g.pull) for g in groups]
-    time |= {"run": [duration(g.run) for g in groups], "wasted": [duration(g.wasted) for g in groups]}
+        time["image"] = [show_hours(g.pull) for g in groups]
+    time |= {"run": [show_hours(g.run) for g in groups], "wasted": [show_hours(g.wasted) for g in groups]}
     held: dict[str, list[str]] = {}
     if any(g.gpu for g in groups):
         held["GPU-h"] = [amount(g.gpu) for g in groups]
