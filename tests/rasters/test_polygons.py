@@ -97,10 +97,14 @@ def test_dates_as_years_and_in_other_words(tmp_path: Path) -> None:
         (["31/07/2019", "01/08/2019 12:00", "2019-08-02"], ["2019-07-31", "2019-08-01", "2019-08-02"]),
         (["07/31/2019", "08/01/2019", None], ["2019-07-31", "2019-08-01", None]),
         (["01.08.2019", "02.08.2019", None], ["2019-08-01", "2019-08-02", None]),
+        # Midnight in winter and in summer time, and late in the evening west of Greenwich.
+        (["2019-08-01T00:00:00+10:00", "2019-12-01T00:00:00+11:00", None], ["2019-08-01", "2019-12-01", None]),
+        (["2019-08-01T22:00:00-07:00", "2019-08-02 22:00:00Z", None], ["2019-08-01", "2019-08-02", None]),
     ],
 )
-def test_days_as_agencies_write_them(tmp_path: Path, written: list, read: list) -> None:
-    polygons = read_polygons(dated(tmp_path / "p.gpkg", written))
+@pytest.mark.parametrize("suffix", ["gpkg", "geojson"])
+def test_days_as_agencies_write_them(tmp_path: Path, written: list, read: list, suffix: str) -> None:
+    polygons = read_polygons(dated(tmp_path / f"p.{suffix}", written))
     days = polygon_dates(polygons, "date")
     assert [None if day is None or day != day else f"{day:%Y-%m-%d}" for day in days] == read
 

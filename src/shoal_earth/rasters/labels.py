@@ -56,7 +56,8 @@ def read_polygons(path: Path) -> Polygons:
     if not path.exists():
         raise UsageError(f"{path}: there is no such file of polygons")
     try:
-        frame = geopandas.read_file(path)
+        # As text, days keep the zone in which they were written.
+        frame = geopandas.read_file(path, datetime_as_string=True)
     except Exception as error:  # the drivers raise many kinds
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(f"{path}: cannot be read as a vector file: {reason[:200]}") from None

@@ -45,13 +45,15 @@ def polygon_dates(polygons: Polygons, column: str) -> Any:
     values = table[name]
     where = f'{polygons.path}: column "{column}"'
     if pd.api.types.is_datetime64_any_dtype(values):
-        dates = pd.to_datetime(values, utc=True).dt.tz_localize(None)
+        dates = values.dt.tz_localize(None)
     else:
         values = values.where(values.astype(str).str.strip() != "")
         numbers = pd.to_numeric(values, errors="coerce")
         if numbers.notna().any() and numbers.notna().sum() == values.notna().sum():
             return _of_numbers(numbers, where)
-        values = _year_first(values, where)
+        # The day is that of the place: midnight in Sydney is not the day before.
+        local = values.astype(str).str.replace(r"(:\d\d(\.\d+)?) ?([+-]\d\d(:?\d\d)?|Z)$", r"\1", regex=True)
+        values = _year_first(local.where(values.notna()), where)
         dates = pd.to_datetime(values, errors="coerce", format="mixed", utc=True).dt.tz_localize(None)
     if not dates.notna().any():
         sample = next(map(str, values.dropna()), "nothing")
