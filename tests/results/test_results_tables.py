@@ -276,3 +276,11 @@ def test_numbers_that_are_equal_are_one_row_in_lists_too(tmp_path: Path, one: ob
         small.add("s", {"size": size, "seed": seed}, {"iou": 0.5})
     (row,) = build_table(read_store(small.write()), rows="size", over="seed").row_keys
     assert json.loads(row[0]) == json.loads(json.dumps(one))
+
+
+def test_a_table_is_asked_for_in_python_as_in_a_study_file(grid: StudyResults) -> None:
+    metrics = ["val/iou", "test/iou"]
+    table = grid.table("model", value=metrics, over=["data", "lr", "seed"], groups={"model": {"old": ["a", "b"]}})
+    assert list(table.row_labels.values()) == [("old",), ("c",)]
+    assert [labels[0] for labels in table.column_labels.values()] == metrics
+    assert table.cells[table.row_keys[0], table.column_keys[0]].n == 24

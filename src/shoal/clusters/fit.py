@@ -75,11 +75,10 @@ def _bucket(at: Situation) -> Iterator[Made]:
 
 def _data(at: Situation) -> Iterator[Made]:
     study, mounts = at.plan.study, at.mounts
-    places = {"data": study.data} if isinstance(study.data, str) else dict(study.data)
-    for name, place in places.items():
+    for name, place in study.sources.items():
         if "://" in place or any(place == mount or place.startswith(mount.rstrip("/") + "/") for mount in mounts):
             continue
-        key = "data" if name == "data" and isinstance(study.data, str) else f"data.{name}"
+        key = "data" if isinstance(study.data, str) else f"data.{name}"
         known = f" Pods see {', '.join(mounts)}." if mounts else ""
         if os.path.isabs(place):  # noqa: PTH117 - a place in a pod, not here
             yield (

@@ -10,6 +10,7 @@ from shoal.clusters.gpus import find_gpu, gpu_requests
 from shoal.clusters.schema import Policy, Toleration
 from shoal.clusters.situation import Made, Rule, Situation, limit_ratios
 from shoal.plan import Resources
+from shoal.plan.data import data_of
 from shoal.units import UnitError, format_duration, format_size, parse_duration, parse_size
 
 __all__ = ["RULES"]
@@ -235,10 +236,7 @@ def _remote(at: Situation) -> list[str]:
     found = []
     for name in at.asks:
         step = study.steps[name]
-        texts = [step.run] if isinstance(step.run, str) else list(step.run or ())
-        texts += step.env.values()
-        if any("{data" in text for text in texts):
-            texts += [study.data] if isinstance(study.data, str) else (study.data or {}).values()
+        texts = (*(text for _, text in step.templates()), *data_of(study, step).values())
         if any("https://" in text or "http://" in text for text in texts):
             found.append(name)
     return found

@@ -22,9 +22,8 @@ def data_of(study: Study, step: Step) -> dict[str, str]:
     A step that gets its parameters by ``shoal.task()`` may read any of them; another reads those that its command or its
     environment name.
     """
-    sources = {"data": study.data} if isinstance(study.data, str) else dict(study.data or {})
+    sources = study.sources
     if not sources or step.params == "task":
         return sources
-    texts = [step.run] if isinstance(step.run, str) else list(step.run or ())
-    used = {reference.name for text in (*texts, *step.env.values()) for reference in template(text).names}
+    used = {reference.name for _, text in step.templates() for reference in template(text).names}
     return {name: place for name, place in sources.items() if name in used or f"data.{name}" in used}

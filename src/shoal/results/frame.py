@@ -138,15 +138,16 @@ class StudyResults:
         self,
         rows: str | Sequence[str],
         columns: str | Sequence[str] | None = None,
-        value: str | None = None,
+        value: str | Sequence[str] | None = None,
         over: str | Sequence[str] | None = None,
         where: Mapping[str, Any] | None = None,
         best: Best | Mapping[str, Any] | None = None,
         *,
+        groups: Mapping[str, Mapping[str, Any]] | None = None,
         goal: str | None = None,
         title: str = "",
     ) -> Table:
-        """Return a table of one metric; see :func:`shoal.results.build.build_table`."""
+        """Return a table of one metric, or of several side by side; see :func:`shoal.results.build.build_table`."""
         return build_table(
             self.data,
             rows=rows,
@@ -155,6 +156,7 @@ class StudyResults:
             over=over,
             where=where,
             best=best,
+            groups=groups,
             goal=goal,
             title=title,
         )

@@ -347,6 +347,11 @@ class Study(FileModel):
         """The profile that was applied."""
         return self._origin.profile if self._origin else None
 
+    @property
+    def sources(self) -> dict[str, str]:
+        """The places of data by name; a place without a name is called ``data``."""
+        return {"data": self.data} if isinstance(self.data, str) else dict(self.data)
+
     def mark(self, *path: str | int) -> Mark | None:
         """Where something was written: the key at ``path``, or the item of a list. None if it was not written."""
         return self._origin.mark(path) if self._origin else None
