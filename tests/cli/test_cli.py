@@ -266,6 +266,20 @@ def test_who_asks_before_anything_ran_is_told_how_to_start(shoal: Run, verb: str
     assert shoal("status", "s.yaml").stdout.endswith("  Start with: shoal run s.yaml\n")
 
 
+@pytest.mark.parametrize("verb", ["results", "report", "usage"])
+def test_results_are_those_of_the_place_that_is_named(shoal: Run, folder: Path, verb: str) -> None:
+    shoal("run", "s.yaml", "--only", "prep")
+    refused = shoal(verb, "s.yaml", "--on", "nautilus", code=2).stderr
+    assert (
+        "nothing of study 'demo' has been run on nautilus yet\nStart with: shoal run s.yaml --on nautilus\n" in refused
+    )
+    (folder / "runs").rename(folder / "runs-nautilus")
+    extra = ["--tasks"] if verb == "results" else []
+    assert shoal(verb, "s.yaml", "--on", "nautilus", *extra).stdout
+    shoal(verb, "s.yaml", "--on", "local", *extra, code=2)
+    assert "goes with a study file" in shoal(verb, "runs-nautilus/demo", "--on", "nautilus", code=2).stderr
+
+
 def test_ctrl_c_drains_first_and_stops_then(shoal: Run, folder: Path) -> None:
     (folder / "s.yaml").write_text("study: d\nsteps: {a: {matrix: {x: [1, 2, 3]}, run: 'sleep {x}.5; echo {x}'}}")
     runner = subprocess.Popen(

@@ -13,6 +13,7 @@ import typer
 
 from shoal.cli import complete
 from shoal.cli.opened import EXECUTORS, Opened
+from shoal.errors import UsageError
 
 if TYPE_CHECKING:
     from shoal.executors import Executor
@@ -55,7 +56,7 @@ OnOption = Annotated[
     typer.Option(
         "--on",
         metavar="CLUSTER",
-        help="Where to run: local, debug, or a cluster.",
+        help="Where tasks run: local, debug, or a cluster.",
         show_default=False,
         autocompletion=complete.clusters,
     ),
@@ -117,21 +118,31 @@ def open_study(
     return Opened(build(study), mine, root, profile, tuple(overrides or ()), store, place, shlex.quote(str(file)))
 
 
-def load_results(study: str, store: str | None) -> StudyResults:
+def load_results(study: str, store: str | None, on: str | None) -> StudyResults:
     """The results of a study file, or of a study's folder in a store, for the verbs that only read them.
 
     Raises:
-        UsageError: nothing of it has been run.
+        UsageError: nothing of it has been run, or ``--on`` goes with a folder.
     """
     from shoal.results import load
-    from shoal.store import find_store, other_file
+    from shoal.store import find_store, other_file, read_json
     from shoal.study import load_study
 
     file = Path(study)
     if file.is_file():
         now = load_study(file)
-        root, place = find_store(now, store)
-        _refresh(root.study(now.study), place, now)
+        root, place = find_store(now, store, on=None if on in EXECUTORS else on, follow=on is None)
+        mine = root.study(now.study)
+        _refresh(mine, place, now)
+        if on is not None:
+            if read_json(mine.plan) is None:
+                again = f"shoal run {shlex.quote(study)} --on {shlex.quote(on)}"
+                raise UsageError(
+                    f"nothing of study {now.study!r} has been run on {on} yet", hint=f"Start with: {again}"
+                )
+            store = str(root.root)
+    elif on is not None:
+        raise UsageError(f"--on {on} goes with a study file, and {study} is none")
     found = load(study, store)
     data = found.data
     if file.is_file():

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli.common import StoreOption, load_results
+from shoal.cli.common import OnOption, StoreOption, load_results
 
 
 def register(app: typer.Typer) -> None:
@@ -32,11 +32,12 @@ def report(
     ] = None,
     open_: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     store: StoreOption = None,
+    on: OnOption = None,
 ) -> None:
     """Write the study's report, one HTML page. It works offline and can be sent to anyone."""
     from shoal.report import write_report
 
-    data = load_results(study, store).data
+    data = load_results(study, store, on).data
     written = write_report(data, out or Path(data.folder) / "report.html")
     typer.echo(str(written))
     if open_:

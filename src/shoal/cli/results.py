@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli.common import StoreOption, load_results
+from shoal.cli.common import OnOption, StoreOption, load_results
 from shoal.cli.words import console
 from shoal.errors import UsageError
 
@@ -33,7 +33,7 @@ def results(
         list[str] | None, typer.Option("--columns", metavar="AXIS", help="An axis for the columns.", show_default=False)
     ] = None,
     value: Annotated[
-        str | None, typer.Option("--value", metavar="METRIC", help="What the cells show.", show_default=False)
+        list[str] | None, typer.Option("--value", metavar="METRIC", help="What the cells show.", show_default=False)
     ] = None,
     over: Annotated[
         list[str] | None,
@@ -45,6 +45,7 @@ def results(
     ] = None,
     tasks: Annotated[bool, typer.Option("--tasks", help="One row a task instead of tables.")] = False,
     store: StoreOption = None,
+    on: OnOption = None,
 ) -> None:
     """Print the study's tables. Those that its report section asks for, or one made here with --rows and --columns."""
     from shoal.results import FORMATS, ResultError, Table, render_table, report_tables, table_rich
@@ -52,7 +53,7 @@ def results(
     format_ = "json" if json else format_
     if format_ not in FORMATS:
         raise UsageError(f"--format {format_}: unknown", hint=f"One of: {', '.join(FORMATS)}.")
-    found = load_results(study, store)
+    found = load_results(study, store, on)
     if tasks:
         _print_tasks(found, format_)
         return

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from shoal.cli.common import JsonOption, StoreOption, load_results
+from shoal.cli.common import JsonOption, OnOption, StoreOption, load_results
 from shoal.cli.words import console, print_json
 
 
@@ -27,9 +27,10 @@ def usage(
     ] = None,
     json: JsonOption = False,
     store: StoreOption = None,
+    on: OnOption = None,
 ) -> None:
     """Show what a study has cost. Hours by step, model and device, with queue, run and waste apart, and advice."""
-    found = load_results(study, store).usage(by)
+    found = load_results(study, store, on).usage(by)
     if json:
         print_json(found.to_json())
     else:
