@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,11 @@ def test_plan_run_results_and_nothing_twice(shoal: Run, folder: Path) -> None:
     table = json.loads(shoal("results", "s.yaml", "--json").stdout)
     assert "0.3" in json.dumps(table)
     assert shoal("results", "s.yaml", "--format", "csv").stdout.count("\n") >= 5
+    asked = ("--rows", "model", "--over", "seed", "--over", "lr", "--value", "train/acc", "--value", "test/acc")
+    sides = shoal("results", "s.yaml", *asked, "--format", "csv").stdout
+    assert re.findall(r"^(\w+),(\w+/\w+),", sides, re.M) == [
+        (model, f"{step}/acc") for model in "ab" for step in ("train", "test")
+    ]
     for format_ in ("table", "md", "latex"):
         assert "test/acc" in shoal("results", "s.yaml", "--format", format_).stdout.replace("\\_", "_")
     assert json.loads(shoal("usage", "s.yaml", "--json").stdout)
@@ -281,17 +287,31 @@ def test_results_are_those_of_the_place_that_is_named(shoal: Run, folder: Path, 
 
 
 def test_ctrl_c_drains_first_and_stops_then(shoal: Run, folder: Path) -> None:
-    (folder / "s.yaml").write_text("study: d\nsteps: {a: {matrix: {x: [1, 2, 3]}, run: 'sleep {x}.5; echo {x}'}}")
+    waits = f"echo {{x}} >> {folder}/begun; until test -e {folder}/go; do sleep 0.05; done"
+    (folder / "s.yaml").write_text(f"study: d\nsteps: {{a: {{matrix: {{x: [1, 2, 3]}}, run: '{waits}'}}}}")
     runner = subprocess.Popen(
         [sys.executable, "-m", "shoal", "run", "s.yaml", "-j", "1"], cwd=folder, stderr=subprocess.PIPE, text=True
     )
-    until(lambda: len(running(shoal)) == 1)
+    until((folder / "begun").exists)
     runner.send_signal(signal.SIGINT)
+    time.sleep(0.5)  # it hears of it
+    (folder / "go").touch()
     _, said = runner.communicate(timeout=20)
     assert runner.returncode == 130
     assert "1 of 3 tasks done" in said
     assert said.endswith("Go on with: shoal run s.yaml\n")
     assert states(shoal)["a"] == ["done", "new", "new"]
+    (folder / "go").unlink()
+    runner = subprocess.Popen(
+        [sys.executable, "-m", "shoal", "run", "s.yaml", "-j", "1"], cwd=folder, stderr=subprocess.PIPE, text=True
+    )
+    until(lambda: (folder / "begun").read_text() == "1\n2\n")
+    for _ in "ab":
+        runner.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+    _, said = runner.communicate(timeout=20)
+    assert runner.returncode == 130
+    assert "1 of 3 tasks done" in said, "what is stopped does not count"
 
 
 def test_secrets_reach_the_task_and_nothing_else(shoal: Run, folder: Path) -> None:
