@@ -233,6 +233,25 @@ def test_small_files_come_and_later_only_what_has_changed(server: Pods, claim: P
     assert again.now >= state.now
 
 
+def test_a_sign_of_life_is_as_young_here_as_it_is_there_whatever_the_clocks_say(
+    claim: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = time.time() - 600
+    beat = claim / "train" / "bbbbbbbbbbbb" / "attempts" / "1" / "heartbeat"
+    beat.write_text("{}")
+    os.utime(beat, (there, there))
+    raw = io.BytesIO()
+    with monkeypatch.context() as clock:
+        clock.setattr(time, "time", lambda: there)
+        reader.records({"root": str(claim)}, raw)
+    here = tmp_path / "train/bbbbbbbbbbbb/attempts/1/heartbeat"
+    take_records([raw.getvalue()], tmp_path, live=True)
+    assert here.stat().st_mtime == pytest.approx(time.time(), abs=300)
+    # What was sent when nobody knows is as old as it says.
+    take_records([raw.getvalue()], tmp_path)
+    assert here.stat().st_mtime == pytest.approx(there, abs=1)
+
+
 def test_some_tasks_with_their_pictures(server: Pods, claim: Path, tmp_path: Path) -> None:
     many = [f"train/{number:012}" for number in range(250)] + ["train/aaaaaaaaaaaa"]
     _, count = files(server, claim).records(

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import tarfile
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ def lay_out(chunks: Iterable[bytes], folder: Path) -> None:
 
 
 def take_records(
-    chunks: Iterable[bytes], folder: Path, *, skip: Callable[[str], bool] = lambda _: False
+    chunks: Iterable[bytes], folder: Path, *, skip: Callable[[str], bool] = lambda _: False, live: bool = False
 ) -> tuple[State, int]:
     """Take small files of a study into its folder here: each whole or not at all, in the order in which they come.
 
@@ -71,6 +72,7 @@ def take_records(
         chunks: what ``reader.py records`` sends.
         folder: the study's folder here.
         skip: which paths to leave as they are.
+        live: whether they are sent now; then their times are by this machine's clock, by which a sign of life is judged.
 
     Returns:
         What the pod said, and how many files came.
@@ -80,7 +82,7 @@ def take_records(
     """
     root = Path(os.path.realpath(folder))
     state: State | None = None
-    count = 0
+    count, ahead = 0, 0.0
     with _whole():
         for entry, data in _entries(chunks):
             if data is None:
@@ -88,6 +90,7 @@ def take_records(
             content = data.read()
             if state is None:
                 state = _state(entry.name, content)
+                ahead = time.time() - state.now if live else 0.0
                 continue
             if skip(entry.name):
                 continue
@@ -95,7 +98,7 @@ def take_records(
             place.parent.mkdir(parents=True, exist_ok=True)
             making = place.parent / f".{place.name}.{uuid.uuid4().hex[:8]}"
             making.write_bytes(content)
-            os.utime(making, (entry.mtime, entry.mtime))
+            os.utime(making, (entry.mtime + ahead, entry.mtime + ahead))
             making.replace(place)
             count += 1
     if state is None:

@@ -175,7 +175,7 @@ class ClaimFiles:
         for part in parts:
             asked = {"root": str(self._root), "since": since, "tasks": part, "pictures": pictures}
             with self._run("records", json.dumps(asked, separators=(",", ":"))) as running:
-                state, came = take_records(running.output(), folder, **more)
+                state, came = take_records(running.output(), folder, live=True, **more)
             said = said or state
             count += came
         return said or State(since, frozenset(), frozenset(), False), count
