@@ -1098,7 +1098,7 @@ class Use:
 # --------------------------------------------------------------------------------------------------- attempt
 
 
-def _digests(spec: Dict[str, Any], key: str) -> Dict[str, Any]:
+def digests_of(spec: Dict[str, Any], key: str) -> Dict[str, Any]:
     """Return the digests that a specification has of its inputs or its data, by name."""
     found = spec.get(key) or {}
     return {name: value.get("digest") if isinstance(value, dict) else value for name, value in found.items()}
@@ -1223,7 +1223,7 @@ class Attempt:
         before = read_json(os.path.join(self.task_dir, "attempts", str(self.spec["attempt"] - 1), "spec.json"))
         if not isinstance(before, dict):
             return False
-        return any(_digests(before, key) != _digests(self.spec, key) for key in ("input_digests", "data"))
+        return any(digests_of(before, key) != digests_of(self.spec, key) for key in ("input_digests", "data"))
 
     # -- starting the command
 

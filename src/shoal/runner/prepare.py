@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from shoal.agent.agent import now, write_json_atomic
+from shoal.agent.agent import digests_of, now, write_json_atomic
 from shoal.errors import StoreError
 from shoal.executors import AttemptSpec, Site
 from shoal.executors.spec import Layout, attempt_spec
@@ -203,13 +203,13 @@ def _make_folders(task: Path, attempt: Path) -> None:
     attempt.mkdir(exist_ok=True)
 
 
-def _clear(folder: TaskFolder, number: int, record: TaskRecord | None, spec: Mapping[str, Any]) -> None:
+def _clear(folder: TaskFolder, number: int, record: TaskRecord | None, spec: dict[str, Any]) -> None:
     if record is None:
         return
     had_result = record.result is not None
     before = read_json(folder.attempt(number - 1) / "spec.json") if number > 1 else None
     same_inputs = before is not None and all(
-        _digests(before, key) == _digests(spec, key) for key in ("input_digests", "data")
+        digests_of(before, key) == digests_of(spec, key) for key in ("input_digests", "data")
     )
     # Checkpoints of other inputs, or of a run that was finished, are nothing to resume from.
     useless = had_result or (before is not None and not same_inputs)
@@ -221,8 +221,3 @@ def _clear(folder: TaskFolder, number: int, record: TaskRecord | None, spec: Map
         # From here on the task is not done, whatever happens next.
         folder.result.unlink(missing_ok=True)
     shutil.rmtree(doomed, ignore_errors=True)
-
-
-def _digests(spec: Mapping[str, Any], key: str) -> dict[str, Any]:
-    found = spec.get(key) or {}
-    return {name: value.get("digest") if isinstance(value, dict) else value for name, value in found.items()}
