@@ -178,7 +178,8 @@ def test_a_detached_run_with_a_store_in_a_bucket(real_lab: Any, lake: tuple[str,
         other.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
         said = lab.shoal("approve", "s.yaml", "--file", "tiles", code=1).stderr
         assert "does not accept this machine's keys for the bucket: SignatureDoesNotMatch" in said
-        assert len(lab.shoal("pull", "s.yaml", "train", "-o", "none", code=1).stderr.splitlines()) <= 3
+        said = lab.shoal("pull", "s.yaml", "train", "-o", "none", code=1).stderr
+        assert len(said.splitlines()) <= 3, said
     assert lab.counts()["gate"] == 1
     lab.shoal("approve", "s.yaml", "--file", "tiles")
     until(lambda: lab.counts() == {"done": 5}, 200)

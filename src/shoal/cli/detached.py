@@ -243,7 +243,8 @@ def refresh(store: StudyStore, beside: Path, *, note: Callable[[str], None] = _n
     try:
         _refresh(store, known, beside, note)
     except ShoalError as error:
-        note(f"as of the last look; the runner in the cluster cannot be asked: {error}")
+        why = " ".join(". ".join(filter(None, (error.message, error.hint))).split())
+        note(f"as of the last look; the runner in the cluster cannot be asked: {why}")
 
 
 def _refresh(store: StudyStore, known: dict[str, Any], beside: Path, note: Callable[[str], None]) -> None:
