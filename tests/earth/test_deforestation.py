@@ -80,6 +80,20 @@ def test_candidates_have_both_years_of_one_tile_and_orbit(made: Path) -> None:
         find_candidates(made / "units", str(made / "world" / "catalog.json"), 2021, cloud=0.01)
 
 
+def test_a_unit_without_a_season_in_the_year_is_named(
+    made: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clearings = geopandas.read_file(made / "units" / "clearings.gpkg")
+    east = clearings["unit"] == "SYNTHETIC RESERVE EAST"
+    clearings.loc[east, "image_date"] = "2020-09-01"
+    clearings.to_file(tmp_path / "clearings.gpkg")
+    catalogue = str(made / "world" / "catalog.json")
+    tiles = {item_tile(item) for item in find_candidates(made / "units", catalogue, 2021)}
+    assert {item_tile(item) for item in find_candidates(tmp_path, catalogue, 2021)} < tiles
+    assert "SYNTHETIC RESERVE EAST: its last clearing is of 2020-09-01" in caplog.text
+    assert "SYNTHETIC RESERVE WEST" not in caplog.text
+
+
 def test_a_person_chooses_pairs_on_a_page(made: Path, tmp_path: Path) -> None:
     page = (made / "pairs" / "index.html").read_text()
     with (made / "pairs" / "choose.csv").open(newline="") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,8 @@ from shoal_earth.rasters.items import item_orbit, item_tile, item_time
 from shoal_earth.rasters.stac import Query, search
 
 __all__ = ["find_candidates"]
+
+_log = logging.getLogger(__name__)
 
 
 def find_candidates(
@@ -29,7 +32,8 @@ def find_candidates(
     """Scenes for pairs: of ``year`` and the year before, within ``margin`` days of the unit's first and last clearing.
 
     Of the earlier year the same days count, so that both images show the same season. Only scenes remain whose tile and orbit
-    have some of both years, and of these the clearest.
+    have some of both years, and of these the clearest. A unit whose clearings were all seen in the year before is left out, with
+    a warning in the log.
 
     Args:
         units: folder that :func:`prodes.save_units` wrote.
@@ -46,7 +50,7 @@ def find_candidates(
     """
     clearings = read_clearings(units)
     found: dict[str, dict[str, Any]] = {}
-    for _, own in clearings.groupby("unit"):
+    for unit, own in clearings.groupby("unit"):
         days = [dt.date.fromisoformat(str(day)[:10]) for day in own["image_date"]]
         area = own.to_crs(4326).geometry.union_all()
         for shift in (0, 1):
@@ -57,6 +61,14 @@ def find_candidates(
             if first <= last:
                 for item in search(catalogue, Query(area, first, last, cloud, collections)):
                     found[str(item["id"])] = item
+            elif not shift:
+                _log.warning(
+                    "%s: its last clearing is of %s, so no scene of %d is looked for; more days (--margin) find some",
+                    unit,
+                    max(days),
+                    year,
+                )
+                break
     groups: dict[tuple[str, str], dict[int, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for item in found.values():
         time = item_time(item)
