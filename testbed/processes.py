@@ -111,4 +111,13 @@ def _gone(record: tuple[int, str]) -> bool:
     # A child of ours stays a zombie until it is waited for.
     with contextlib.suppress(ChildProcessError):
         os.waitpid(record[0], os.WNOHANG)
-    return not alive(*record)
+    # Of a process that is killed the first thread can be over before the others, which hold its ports until they are.
+    return not alive(*record) and not _threads(record[0])
+
+
+def _threads(pid: int) -> bool:
+    """Whether a process whose first thread is over has others."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/task")) > 1 and process_start(pid) is None
+    except FileNotFoundError:
+        return False

@@ -511,8 +511,10 @@ def test_help_says_in_one_whole_line_what_each_command_does(module: str) -> None
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_what_lives_as_long_as_a_command_is_removed_when_it_is_ended(number: signal.Signals) -> None:
+    # What starts these tests may ignore some of the signals, as nohup does, and who is started so goes on ignoring them.
     program = (
-        "import shoal.cli as cli, time\n"
+        "import shoal.cli as cli, signal, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler); signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         "def app():\n"
         "    try:\n        print('there', flush=True); time.sleep(60)\n"
         "    finally:\n        print('removed', flush=True)\n"

@@ -79,5 +79,6 @@ def test_sizes_are_shown_in_powers_of_1024(size: float, shown: str) -> None:
 
 @given(st.floats(0.1, 10**9), st.floats(1, 2**60))
 def test_what_is_shown_reads_back_as_nearly_the_same(seconds: float, size: float) -> None:
-    assert parse_duration(format_duration(seconds)) == pytest.approx(seconds, rel=0.03, abs=0.06)
+    # The farthest is 10.5 s, which is shown as 10 s.
+    assert parse_duration(format_duration(seconds)) == pytest.approx(seconds, rel=0.05, abs=0.06)
     assert parse_size(format_size(size)) == pytest.approx(size, rel=0.06, abs=1)
