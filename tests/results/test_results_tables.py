@@ -108,7 +108,7 @@ def test_where_settles_an_axis(grid: StudyResults) -> None:
 def test_where_that_leaves_nothing_names_the_values(grid: StudyResults) -> None:
     with pytest.raises(ResultError, match=r"no task of test is left with lr = 0\.5") as caught:
         grid.table("model", where={"lr": 0.5})
-    assert "0.001, 1e-4" in str(caught.value)
+    assert "1e-3, 1e-4" in str(caught.value)
 
 
 def test_unknown_axis_names_the_nearest(grid: StudyResults) -> None:

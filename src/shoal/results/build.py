@@ -6,6 +6,7 @@ Nothing is averaged silently. An axis that varies inside a cell must be in ``row
 
 from __future__ import annotations
 
+import contextlib
 import math
 import statistics
 from collections import Counter
@@ -243,6 +244,9 @@ def _keep(tasks: list[Task], where: Mapping[str, Any], step: str) -> list[Task]:
         # A list may be one value of the axis as well as several values to keep; text is what a command line gives.
         keys = {json_key(o) for o in options} | {json_key(wanted if not isinstance(wanted, set) else list(wanted))}
         texts = {o for o in options if isinstance(o, str)}
+        for text in texts:
+            with contextlib.suppress(ValueError):
+                keys.add(json_key(float(text)))
         before = kept
         kept = [
             t

@@ -60,13 +60,13 @@ def _scalar_key(value: str | float | None) -> str:
 
 
 def show_value(value: object) -> str:
-    """Return a parameter value as a person would write it: ``1e-4``, ``true``, ``none``, ``a, b``."""
+    """Return a parameter value as a person would write it: ``0.01``, ``1e-3``, ``true``, ``none``, ``a, b``."""
     if value is None:
         return "none"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
-        text = f"{value:.6g}" if abs(value) >= 1e-3 or value == 0 else f"{value:.5e}"
+        text = f"{value:.6g}" if abs(value) >= 1e-2 or value == 0 else f"{value:.5e}"
         if "e" in text:
             mantissa, exponent = text.split("e")
             mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
